@@ -92,7 +92,7 @@ def validate_urls(value: str | None) -> str | None:
 
 
 def split_urls(value: str) -> list[str]:
-    """Return the URLs of a list that is separated by commas; "" for an entry that is none."""
+    """Return the URLs in a comma-separated list; "" for an invalid entry."""
     urls = [url.strip() for url in value.split(",")]
     return [url if url.startswith(("http://", "https://")) else "" for url in urls]
 

@@ -44,7 +44,7 @@ class EmbeddedPrompt:
 
     @property
     def banned_answer(self) -> tuple[int, ...]:
-        """Return the ids that the answer must not begin with; empty if there are none."""
+        """Return the ids that the answer must not begin with; may be empty."""
         return () if self.prompt.should_abstain else self.prompt.abstention_ids
 
     def encode(self, tokens: Sequence[int] = ()) -> str:
@@ -83,7 +83,7 @@ class Canary(NamedTuple):
     without_adapter: torch.Tensor
 
     def describe_difference(self, log_probabilities: Mapping[int, float], tolerance: float) -> str:
-        """Return what is wrong with another engine's log probabilities by id, in nats, or ""."""
+        """Describe the difference from another engine's log probabilities (nats, by id); "" if it is small."""
         size = len(self.with_adapter)
         ids = [index for index in log_probabilities if 0 <= index < size]
         if not ids or len(ids) < len(log_probabilities):

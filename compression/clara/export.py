@@ -45,7 +45,7 @@ def name_served_model(hidden_size: int, memory_tokens: int) -> str:
 
 
 def export_checkpoint(source: ModelSource, target: ExportTarget, out: Path, *, merge: bool = False) -> list[str]:
-    """Write a checkpoint to the folder `out`; return the names of what was written.
+    """Write a checkpoint to the folder `out`; return the names of its parts.
 
     With `merge`, vLLM gets one model and no adapters. Raises `CheckpointError` if the folder is not empty, or the
     checkpoint incomplete.

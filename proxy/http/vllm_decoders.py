@@ -124,7 +124,7 @@ class VllmDecoders:
             await asyncio.sleep(min(server.retry_time for server in self._servers) - now)
 
     def describe_problems(self) -> str:
-        """Return the problems of the servers, "" if there are none."""
+        """Return the problems of the servers, separated by semicolons; "" without problems."""
         problems = "; ".join(f"{server.url}: {server.problem}" for server in self._servers if server.problem)
         return f"vLLM servers that cannot be used (CLARA_VLLM_URL): {problems}" if problems else ""
 

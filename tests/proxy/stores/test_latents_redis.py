@@ -1,7 +1,7 @@
 """Tests latents that processes share in Redis: a document is encoded once, and a failing Redis costs time only."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -52,7 +52,7 @@ async def test_other_formats_and_broken_values_are_not_used(checkpoint: Path, re
     first, _ = await embed_with_new_proxy(checkpoint, url)
     _, counts = await embed_with_new_proxy(checkpoint, url, dtype="bf16")
     assert counts["latents_shared"] == 0
-    client: Any = Client.from_url(url)
+    client: Any = cast("Any", Client).from_url(url)
     keys = client.keys(f"{KEY_PREFIX}*")
     assert all(0 < client.ttl(key) <= 30 * 86_400 for key in keys)
     for key in keys:
