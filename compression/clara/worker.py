@@ -45,7 +45,8 @@ class WorkerLimits(NamedTuple):
 class WorkerStatus(NamedTuple):
     """A worker's state; `busy_seconds` is the total time that its model has computed.
 
-    `keep_alive` is the time in seconds until an idle model is unloaded, None for never.
+    `keep_alive` is the time in seconds until an idle model is unloaded, None for never. `idle_since` is the Unix time
+    since which a loaded model has no work.
     """
 
     loaded: bool
@@ -54,6 +55,7 @@ class WorkerStatus(NamedTuple):
     busy_seconds: float
     loading: bool = False
     keep_alive: float | None = 900.0
+    idle_since: float | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -81,6 +83,7 @@ class Worker:
         self._load, self._limits = load, limits or WorkerLimits()
         self.keep_alive = self._limits.keep_alive
         self._is_loading = False
+        self._idle_since: float | None = None
         self._waiting: queue.Queue[_JobRequest] = queue.Queue(self._limits.max_waiting)
         self._wake_event, self._is_closing, self._should_unload = threading.Event(), False, False
         self._clara: Clara | None = None
@@ -123,14 +126,9 @@ class Worker:
 
     def status(self) -> WorkerStatus:
         """Return the worker's state; never loads the model."""
-        return WorkerStatus(
-            self._clara is not None,
-            self._waiting.qsize(),
-            self._count_running(),
-            self._busy_seconds,
-            self._is_loading,
-            self.keep_alive,
-        )
+        times = self._is_loading, self.keep_alive, self._idle_since
+        counts = self._waiting.qsize(), self._count_running()
+        return WorkerStatus(self._clara is not None, *counts, self._busy_seconds, *times)
 
     def unload(self) -> None:
         """Unload the model as soon as no job runs; the next job loads it again."""
@@ -227,8 +225,10 @@ class Worker:
         """Wait for work; unload the model on request, or if no work comes for `keep_alive` seconds."""
         if self._should_unload:
             self._release_model()
+        self._idle_since = time.time() if self._clara is not None else None
         has_event = self._wake_event.wait(self.keep_alive if self._clara is not None else None)
         self._wake_event.clear()
+        self._idle_since = None
         if not has_event:
             self._release_model()
 
