@@ -126,9 +126,9 @@ class Worker:
 
     def status(self) -> WorkerStatus:
         """Return the worker's state; never loads the model."""
-        times = self._is_loading, self.keep_alive, self._idle_since
-        counts = self._waiting.qsize(), self._count_running()
-        return WorkerStatus(self._clara is not None, *counts, self._busy_seconds, *times)
+        is_loaded, waiting, running = self._clara is not None, self._waiting.qsize(), self._count_running()
+        loading, busy_seconds = self._is_loading, self._busy_seconds
+        return WorkerStatus(is_loaded, waiting, running, busy_seconds, loading, self.keep_alive, self._idle_since)
 
     def unload(self) -> None:
         """Unload the model as soon as no job runs; the next job loads it again."""

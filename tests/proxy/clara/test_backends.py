@@ -57,8 +57,8 @@ def vllm(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """The URL of a vLLM server, or of its double."""
     if command := os.environ.get("CLARA_TEST_VLLM"):
         source = ModelSource(checkpoint / "clara", base=checkpoint / "base")
-        with run_vllm(Path(command), source, tmp_path_factory.mktemp("vllm")) as url:
-            yield url
+        with run_vllm(Path(command), source, tmp_path_factory.mktemp("vllm")) as server:
+            yield server.url
         return
     with serve.run_in_thread(VllmDouble(load_clara(checkpoint))) as url:
         yield url
