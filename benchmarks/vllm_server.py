@@ -30,7 +30,7 @@ def run_vllm(command: Path, source: ModelSource, folder: Path, *, merge: bool = 
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
-    argv = ["sh", folder / "export" / "start.sh", "--dtype", "float32", "--enforce-eager", "--port", str(port)]
+    argv = ["sh", str(folder / "export" / "start.sh"), "--dtype", "float32", "--enforce-eager", "--port", str(port)]
     log_path = folder / "vllm.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, start_new_session=True)
