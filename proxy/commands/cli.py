@@ -156,21 +156,21 @@ def serve_clara(
         float | None, typer.Option(help="Seconds until an idle model is unloaded: 0 at once, -1 never.")
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    reload: Reload = False,
     version: Version = False,  # noqa: ARG001 - its callback prints the version
 ) -> None:
     """Run the proxy for its CLaRa model, with the options of other CLaRa servers."""
-    _run_server(
-        options.load_settings(
-            None,
-            host=host,
-            port=port,
-            model=model,
-            subfolder=subfolder,
-            backend=backend,
-            keep_alive=keep_alive,
-            log_level=log_level.lower() if log_level else None,
-        )
+    settings = options.load_settings(
+        None,
+        host=host,
+        port=port,
+        model=model,
+        subfolder=subfolder,
+        backend=backend,
+        keep_alive=keep_alive,
+        log_level=log_level.lower() if log_level else None,
     )
+    _run_server(settings, reload=reload)
 
 
 @app.command()
