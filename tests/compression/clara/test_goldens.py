@@ -32,7 +32,7 @@ def assert_close(mine: Any, theirs: Any, tolerance: float) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_equals_the_reference(path: Path, golden: Path, load: Load, device: str) -> None:
-    for case in read_cases(path):
+    for case in read_cases(path)[: None if device == "cpu" else 2]:  # all run for all backends in `test_backends`
         clara = load(case.record["checkpoint"], case.compat, device=device)
         if "reference_raises" in case.record:
             check_reference_error(clara, case)
