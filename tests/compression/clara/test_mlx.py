@@ -21,19 +21,33 @@ def load(tiny: Path, **options: Any) -> Clara:
     return Clara.from_pretrained(tiny / "clara", base=tiny / "base", device="mlx", **options)
 
 
-def test_mlx_needs_no_torch(tiny: Path) -> None:
+def test_mlx_needs_no_torch(tiny: Path, clara: Clara) -> None:
     code = """
-import sys
+import asyncio, sys
 from pathlib import Path
-sys.modules["torch"] = None  # importing it fails
-from clara_proxy.compression.clara.clara import Clara
-folder = Path(sys.argv[1])
-clara = Clara.from_pretrained(folder / "clara", base=folder / "base", device="mlx")
-print(clara.answer("the lamp?", ["the fox", "the lamp, 1931"], 1, 6).tokens)
+
+class NoTorch:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NoTorch())
+from clara_proxy.compression.clara.async_engine import LocalClara, LocalModelConfig
+from clara_proxy.compression.clara.worker import WorkerLimits
+
+async def ask(folder):
+    config = LocalModelConfig(str(folder / "clara"), None, str(folder / "base"), "mlx", None, folder / "latents")
+    clara = LocalClara(config, WorkerLimits())
+    answer = await clara.answer(["the fox", "the lamp, 1931"], "the lamp?", 6, 60)
+    assert len(await clara.embed(["the fox"], 60)) == 1
+    await clara.aclose()
+    return answer.tokens
+
+print(asyncio.run(ask(Path(sys.argv[1]))), "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code, tiny], capture_output=True, text=True, check=True)
-    torch_model = Clara.from_pretrained(tiny / "clara", base=tiny / "base", device="cpu")
-    assert done.stdout.strip() == str(torch_model.answer("the lamp?", ["the fox", "the lamp, 1931"], 1, 6).tokens)
+    tokens = clara.answer("the lamp?", ["the fox", "the lamp, 1931"], max_new_tokens=6).tokens
+    assert done.stdout.strip() == f"{tokens} False"
 
 
 @pytest.mark.parametrize(
