@@ -26,8 +26,8 @@ from ...compression.clara.exceptions import (
     UnknownRateError,
 )
 from ...compression.clara.jobs import ModelCost, ModelJob
-from ...compression.clara.worker import WorkerStatus
 from ...compression.compressor import ModelUsage
+from ...compression.worker import WorkerStatus
 
 BATCH_SECONDS = 0.005  # jobs that arrive within this time travel together
 MAX_BATCH = 32

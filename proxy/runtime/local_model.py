@@ -15,7 +15,7 @@ from ...compression.clara.decoder_config import read_decoder_config
 from ...compression.clara.exceptions import CheckpointError, ClaraError, NotDownloadedError
 from ...compression.clara.locate import BUNDLED_MODELS, NANO_NAME, HubAccess
 from ...compression.clara.processor import prefers_bfloat16
-from ...compression.clara.worker import WorkerLimits
+from ...compression.worker import WorkerLimits
 from ...config.settings import Settings
 from ..http.remote_clara import RemoteClara
 

@@ -18,7 +18,7 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 from clara_proxy.compression.clara.async_engine import ClaraAnswer, ClaraBackend, LocalClara, LocalModelConfig
 from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, UnknownRateError
 from clara_proxy.compression.clara.jobs import ModelJob
-from clara_proxy.compression.clara.worker import WorkerLimits
+from clara_proxy.compression.worker import WorkerLimits
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.http.exchange import Receive, Scope, Send
 from clara_proxy.proxy.http.remote_clara import RemoteClara
