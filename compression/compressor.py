@@ -49,7 +49,7 @@ NO_USAGE = ModelUsage()
 class CompressedPassage:
     """Pieces of a passage in order, and the gaps between them; the original has `total` units.
 
-    `compressor` names the one that made it, if that is not the one that was asked.
+    `compressor` names the one that made it, if that is not the one that was asked, and `fallback` the reason.
     """
 
     parts: tuple[str | Gap, ...]
@@ -57,6 +57,7 @@ class CompressedPassage:
     unit: str
     usage: ModelUsage = NO_USAGE
     compressor: str = ""
+    fallback: str = ""
 
 
 class Compressor(Protocol):

@@ -50,7 +50,8 @@ class CompressionJob:
 class Outcome(NamedTuple):
     """The result of a job: compressed text of `tokens` tokens, or None and the reason.
 
-    `seconds` of a thread and the model's `usage` are 0 if the outcome comes from the cache.
+    `seconds` of a thread and the model's `usage` are 0 if the outcome comes from the cache. `fallback` is why
+    another compressor than the mode's made the text.
     """
 
     text: str | None
@@ -60,6 +61,7 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
     usage: ModelUsage = NO_USAGE
     from_cache: bool = False
+    fallback: str = ""
 
 
 class Engine:
@@ -163,7 +165,8 @@ def run_job(
     seconds = perf_counter() - started
     if tokens > MAX_SIZE_RATIO * tokens_before or tokens >= tokens_before:
         return _leave_unchanged(job, "no-gain", compressor.name, seconds)._replace(usage=compressed.usage)
-    return Outcome(text, tokens, compressed.compressor or compressor.name, None, seconds, compressed.usage)
+    name = compressed.compressor or compressor.name
+    return Outcome(text, tokens, name, None, seconds, compressed.usage, fallback=compressed.fallback)
 
 
 def _estimate_bytes(outcome: Outcome) -> int:
