@@ -35,7 +35,7 @@ class CompressionJob:
     """A passage to compress to `target` tokens; `fetch_hint` is the marker's reference to the original, if any.
 
     `is_unanswered` is True if no model's answer follows the passage, so that its outcome may still change.
-    `fills_target` is as in `Task`.
+    `fills_target` is as in `Task`. Without `may_extract`, extraction does not replace a model that fails.
     """
 
     text: str
@@ -45,6 +45,7 @@ class CompressionJob:
     token_counter: TokenCounter
     fills_target: bool = True
     is_unanswered: bool = False
+    may_extract: bool = True
 
 
 class Outcome(NamedTuple):

@@ -31,7 +31,7 @@ from ..model_compression import (
     split_documents,
     wait_for_job,
 )
-from .families import Granularity
+from .families import GRANULARITIES, QUESTION_FAMILIES, Family, Granularity
 from .guard import add_guarded
 from .jobs import PruneJob, UnitScores
 from .word_pruning import Guard, SentenceLayout, WordPruner, prune_words
@@ -50,16 +50,24 @@ class PrunerQueue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PruneOptions:
-    """What the model keeps whole, the threshold of a unit that stays, and the time limit in seconds.
+    """The kind of the model, the threshold of a unit that stays (None: the model's own), and the time limit in seconds.
 
-    `needs_question`: the model judges by a question, and a passage without one is extracted.
+    A passage without a question is extracted if the model judges by a question.
     """
 
-    granularity: Granularity
-    threshold: float
-    needs_question: bool
+    family: Family
+    threshold: float | None = None
     timeout: float = 30.0
     guard: Guard = add_guarded
+
+    @property
+    def granularity(self) -> Granularity:
+        """Return the unit that the model keeps or drops whole."""
+        return GRANULARITIES[self.family]
+
+    def choose_threshold(self, scored: UnitScores) -> float:
+        """Return the configured threshold, else the model's."""
+        return scored.threshold if self.threshold is None else self.threshold
 
 
 class PruneCompressor:
@@ -69,6 +77,11 @@ class PruneCompressor:
 
     def __init__(self, worker: PrunerQueue, find_extractor: FindCompressor, options: PruneOptions) -> None:
         self._worker, self._find_extractor, self._options = worker, find_extractor, options
+
+    @property
+    def pruned_kinds(self) -> frozenset[str]:
+        """Return the kinds of content that policy keeps whole for extraction, but this model may prune."""
+        return frozenset({CodeCompressor.name}) if self._options.granularity == "lines" else frozenset()
 
     def recognises(self, text: str) -> bool:  # noqa: ARG002
         """Return True: passages that cannot be pruned fall back to extraction."""
@@ -88,15 +101,16 @@ class PruneCompressor:
         contexts = [0, *(index for index in range(1, len(layout.spans)) if layout.begins_document(index))]
         job = PruneJob(task.text, task.question, layout.spans, contexts)
         scored, usage = self._score(job)
+        threshold = self._options.choose_threshold(scored)
         if self._options.granularity == "sentences":
-            outcome = _keep_units(task, _build_sentence_units(task, layout, scored, contexts), self._options.threshold)
+            outcome = _keep_units(task, _build_sentence_units(task, layout, scored, contexts), threshold)
         else:
             sentences = SentenceLayout(task.text, layout.spans, layout.parents, layout.partners, layout.companions)
-            outcome = prune_words(task, WordPruner(sentences, scored, self._options.guard), self._options.threshold)
+            outcome = prune_words(task, WordPruner(sentences, scored, self._options.guard), threshold)
         return None if outcome is None else replace(outcome, usage=usage)
 
     def _is_prunable(self, task: Task, extractor: Compressor) -> bool:
-        if self._options.needs_question and not task.question.strip():
+        if self._options.family in QUESTION_FAMILIES and not task.question.strip():
             return False
         if self._options.granularity == "lines":
             return extractor.name == CodeCompressor.name and not isinstance(extractor, EnvelopeCompressor)
@@ -115,7 +129,7 @@ class PruneCompressor:
         scored, usage = self._score(PruneJob(task.text, task.question, spans))
         parents, _ = find_headers(task.text, spans)
         units = Units(task.text, spans, scored.scores, "lines", DEFAULT_CODE_WEIGHTS, parents=parents)
-        outcome = _keep_units(task, units, self._options.threshold)
+        outcome = _keep_units(task, units, self._options.choose_threshold(scored))
         return None if outcome is None else replace(outcome, usage=usage)
 
 

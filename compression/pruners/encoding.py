@@ -197,15 +197,17 @@ class TextEncoder:
             spans, scores = merge_tokens(
                 job.text, names, encoded.offsets, tokens.tolist(), is_wordpiece=self._spec.is_wordpiece
             )
-            return UnitScores(spans, scores, encoded.relevance)
+            return UnitScores(spans, scores, encoded.relevance, self._spec.threshold)
         if self._spec.granularity == "sentences":
             totals = np.concatenate(([0.0], np.cumsum(tokens)))
             scores = [
                 float(totals[end] - totals[start]) / (end - start) if end > start else 1.0
                 for start, end in encoded.unit_tokens
             ]
-            return UnitScores(job.units, scores, encoded.relevance)
-        return UnitScores(job.units, _average_characters(job, encoded.offsets, tokens), encoded.relevance)
+            return UnitScores(job.units, scores, encoded.relevance, self._spec.threshold)
+        return UnitScores(
+            job.units, _average_characters(job, encoded.offsets, tokens), encoded.relevance, self._spec.threshold
+        )
 
 
 def _split_windows(first: int, last: int, capacity: int, breaks: Sequence[int]) -> Iterator[Span]:

@@ -21,6 +21,7 @@ GRANULARITIES: Mapping[Family, Granularity] = {
     "open-provence": "sentences",
     "swe-pruner": "lines",
 }
+QUESTION_FAMILIES: frozenset[Family] = frozenset({"provence", "open-provence", "swe-pruner"})  # judge by a question
 _THRESHOLDS: Mapping[Family, float] = {  # those of the published code
     "llmlingua2": 0.5,
     "token-classifier": 0.5,

@@ -24,9 +24,11 @@ class PruneJob:
 class UnitScores(NamedTuple):
     """The probability of keeping each unit, and the relevance of each context, 1.0 if the model has no such score.
 
-    `spans` are the job's units, or the words that the pruner has found, which may be empty spans.
+    `spans` are the job's units, or the words that the pruner has found, which may be empty spans. `threshold` is the
+    model's own.
     """
 
     spans: Sequence[Span]
     scores: Sequence[float]
     relevance: Sequence[float]
+    threshold: float

@@ -136,7 +136,8 @@ class WordPruner:
             if run is not None:
                 yield text[slice(*run)]
             yield from [Gap(skipped, WORD_UNIT)] if skipped else []
-            if run is not None and (blank := _find_blank(text[run[1] : piece.start])):
+            is_attached = not piece.is_word and not text[piece.start - 1].isspace()  # a full stop
+            if run is not None and not is_attached and (blank := _find_blank(text[run[1] : piece.start])):
                 yield blank
             run, was_kept, skipped = (piece.start, piece.end), True, 0
         if run is not None:

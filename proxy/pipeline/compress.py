@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import NamedTuple
 
-from ...compression import markers, planning
-from ...compression.clara.compressors import MODEL_COMPRESSORS
+from ...compression import markers, planning, registry
 from ...compression.compressor import ModelUsage
 from ...compression.engine import FAILURE_REASONS, CompressionJob, Engine, Outcome
+from ...compression.model_compression import MODEL_ENGINES
+from ...compression.passages import Passage as TextPassage
 from ...compression.planning import CompressionPlan, PlanPrefix
 from ...compression.policy import Decision, Rules
 from ...compression.tokens import TokenCounter, estimate_tokens
@@ -107,9 +108,9 @@ class CompressionResult:
         return self.compressed.skip_counts + Counter(self.fallback_counts)
 
     @property
-    def is_model_written(self) -> bool:
-        """Return True if a model wrote one of the new texts."""
-        return self.compressed.is_model_written
+    def engine(self) -> str:
+        """Return the engine that made the new texts: the model's if it made one of them, else `extract`."""
+        return self.compressed.model_engine or "extract"
 
     @property
     def has_failed(self) -> bool:
@@ -126,13 +127,18 @@ class ConversationCompressor:
     """Compresses conversations with one engine per mode, `extract` among them, and one store of originals.
 
     With `contents` the texts of the passages are kept for the dashboard. `memory` holds results of
-    earlier requests.
+    earlier requests. `pruned_kinds` are as in `Rules`, for the mode `prune`.
     """
 
     def __init__(
-        self, engines: Mapping[str, Engine], originals: Originals, contents: ContentStore | None = None
+        self,
+        engines: Mapping[str, Engine],
+        originals: Originals,
+        contents: ContentStore | None = None,
+        pruned_kinds: frozenset[str] = frozenset(),
     ) -> None:
         self._engines = engines
+        self.pruned_kinds = pruned_kinds
         self._originals = originals
         self._contents = contents
         self.memory = ConversationMemory()
@@ -229,12 +235,17 @@ class ConversationCompressor:
         self, jobs: Sequence[CompressionJob], outcomes: Sequence[Outcome], fail_closed: bool
     ) -> list[Outcome]:
         """Extract the passages for which the model failed or was late. It takes milliseconds and is remembered."""
-        failed_jobs = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.reason in FAILURE_REASONS]
+        is_extracted = [
+            job.may_extract and outcome.reason in FAILURE_REASONS for job, outcome in zip(jobs, outcomes, strict=True)
+        ]
+        failed_jobs = [job for job, is_failed in zip(jobs, is_extracted, strict=True) if is_failed]
         if not failed_jobs:
             return list(outcomes)
         engine = self._engines["extract"]
         extracts = iter(await engine.compress(failed_jobs, FALLBACK_SECONDS, fail_closed=fail_closed))
-        return [next(extracts) if outcome.reason in FAILURE_REASONS else outcome for outcome in outcomes]
+        return [
+            next(extracts) if is_failed else outcome for outcome, is_failed in zip(outcomes, is_extracted, strict=True)
+        ]
 
     async def _store_originals(
         self, known: CompressedPrefix, results: Sequence[DecisionOutcome], options: CompressionOptions, seconds: float
@@ -295,8 +306,8 @@ def _list_originals(results: Sequence[DecisionOutcome], owner_id: str) -> dict[s
     return {compute_name(owner_id, text): text for text in texts}
 
 
-def _is_model_written(outcome: Outcome | None) -> bool:
-    return outcome is not None and bool(outcome.text) and outcome.compressor in MODEL_COMPRESSORS
+def _find_model_engine(outcome: Outcome | None) -> str:
+    return MODEL_ENGINES.get(outcome.compressor, "") if outcome is not None and outcome.text else ""
 
 
 def _append_results(
@@ -311,8 +322,10 @@ def _append_results(
         known.passages + passages,
         {**known.originals, **_list_originals(results, options.owner_id)},
         known.saved_tokens + sum(passage.before - passage.after for passage in passages),
-        known.skip_counts + Counter(passage.reason for passage in passages if passage.reason),
-        known.is_model_written or any(_is_model_written(outcome) for _, outcome in results),
+        known.skip_counts
+        + Counter(passage.reason for passage in passages if passage.reason)
+        + Counter(outcome.fallback for _, outcome in results if outcome and outcome.text and outcome.fallback),
+        known.model_engine or next(filter(None, (_find_model_engine(outcome) for _, outcome in results)), ""),
     )
 
 
@@ -327,7 +340,15 @@ def _build_job(decision: Decision, options: CompressionOptions, answered: int) -
         options.vocabulary,
         decision.fills_target,
         is_unanswered=passage.turn_index > answered,
+        may_extract=decision.fills_target or not _is_kept_whole(passage, options.rules),
     )
+
+
+def _is_kept_whole(passage: TextPassage, rules: Rules) -> bool:
+    """Return True if only a pruner may compress a passage: of a kind that is kept whole otherwise."""
+    if passage.role != "tool" or not rules.pruned_kinds:
+        return False
+    return registry.classify_content(passage.text) in rules.pruned_kinds
 
 
 def _render_replacement(decision: Decision, options: CompressionOptions) -> Outcome | None:

@@ -34,7 +34,7 @@ class CompressedPrefix:
     originals: Mapping[str, str] = field(default_factory=dict[str, str])
     saved_tokens: int = 0
     skip_counts: Counter[str] = field(default_factory=Counter[str])
-    is_model_written: bool = False
+    model_engine: str = ""
 
 
 EMPTY_COMPRESSED = CompressedPrefix()

@@ -165,6 +165,8 @@ def resolve_local_model(settings: Settings) -> str | None:
 
 def resolve_auto_mode(settings: Settings) -> str:
     """Return the mode that `auto` means here. A mode that changed later would change forwarded prefixes."""
+    if settings.auto is not None:
+        return settings.auto
     has_device = settings.backend == "auto" and NVIDIA_DEVICE.exists()
     accelerated = has_device or settings.backend in ("cuda", "mps") or is_remote(settings)
     return "answer" if accelerated and settings.model not in (None, NANO_NAME, "none") else "extract"
