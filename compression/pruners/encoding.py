@@ -1,14 +1,16 @@
 """Turns a text into windows of token ids for a pruner, and the scores of tokens back into scores of units.
 
-Special tokens in a text are ordinary text (invariant: untrusted); only the templates of this module are parsed for
+Special tokens in a text are never those of the model (invariant: untrusted): only the templates of this module have
 them. A window ends where a unit ends if one ends in its second half. Neighbouring windows overlap, and a token of two
 windows has the mean of its scores.
 """
 
+import json
 import string
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -81,43 +83,49 @@ class TextEncoder:
     """Encodes texts for one checkpoint."""
 
     def __init__(self, folder: Path, spec: PrunerSpec) -> None:
-        """Read the tokenizer of a checkpoint. Raises `CheckpointError` if there is none, or a slow one only."""
-        import transformers  # noqa: PLC0415 - slow
-
-        auto: Any = transformers.AutoTokenizer
-        try:
-            tokenizer = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # the library raises many kinds
-            raise CheckpointError(
-                f"{folder}: the tokenizer cannot be read ({type(error).__name__}: {error})"
-            ) from error
-        if not getattr(tokenizer, "is_fast", False):
-            raise CheckpointError(f"{folder}: needs a tokenizer.json")
-        self._spec, self._tokenizer, self._backend = spec, tokenizer, tokenizer.backend_tokenizer
+        """Read the tokenizer of a checkpoint. Raises `CheckpointError` if there is none, or no fast one."""
+        self._spec, self._backend = spec, _read_tokenizer(folder)
         self._backend.no_truncation()
         self._backend.no_padding()
-        self.pad_id = int(tokenizer.pad_token_id or 0)
+        names = _read_special_names(folder)
+        added: dict[int, Any] = self._backend.get_added_tokens_decoder()
+        special = {token for token, entry in added.items() if entry.special}
+        self.pad_id = self._find_id(names.get("pad_token"), 0)
+        # The vocabulary of a unigram model holds its special tokens, and finds them in plain text.
+        self._replacement = self._find_id(names.get("unk_token"), self._find_id("?", 0))
+        self._special_ids = frozenset(special) - {self._replacement}
         if spec.family == "llmlingua2":
             # As the package llmlingua does: "[CLS]" and "[SEP]" on XLM-R, too, whose vocabulary has neither.
-            self._start, self._separator = ([self._find_id(name)] for name in ("[CLS]", "[SEP]"))
+            self._start, self._separator = ([self._find_id(name, self._replacement)] for name in ("[CLS]", "[SEP]"))
         else:
-            self._start = self._list_ids(tokenizer.cls_token_id, tokenizer.bos_token_id)
-            self._separator = self._list_ids(tokenizer.sep_token_id, tokenizer.eos_token_id)
+            self._start = self._list_ids(names.get("cls_token"), names.get("bos_token"))
+            self._separator = self._list_ids(names.get("sep_token"), names.get("eos_token"))
 
     @property
     def yes_no_ids(self) -> tuple[int, int]:
         """Return the ids of the words `yes` and `no`."""
-        return self._find_id("yes"), self._find_id("no")
+        return self._find_id("yes", 0), self._find_id("no", 0)
 
-    def _find_id(self, token: str) -> int:
-        return int(self._tokenizer.convert_tokens_to_ids(token) or 0)
+    def _find_id(self, token: str | None, default: int) -> int:
+        found: int | None = None if token is None else self._backend.token_to_id(token)
+        return default if found is None else found
 
-    def _list_ids(self, *candidates: int | None) -> list[int]:
-        return [int(candidate) for candidate in candidates if candidate is not None][:1]
+    def _list_ids(self, *tokens: str | None) -> list[int]:
+        """Return the id of the first of these tokens that the vocabulary has, if any."""
+        ids = [self._find_id(token, -1) for token in tokens]
+        return [token for token in ids if token >= 0][:1]
 
     def _encode_texts(self, texts: Sequence[str], *, has_special_tokens: bool = False) -> list[Any]:
         self._backend.encode_special_tokens = not has_special_tokens
         return cast("list[Any]", self._backend.encode_batch(list(texts), add_special_tokens=False))
+
+    def _read_ids(self, encoding: Any) -> list[int]:
+        """Return the ids of a text, without special ones."""
+        ids: list[int] = encoding.ids
+        return ids if self._special_ids.isdisjoint(ids) else list(map(self._neutralize, ids))
+
+    def _neutralize(self, token: int) -> int:
+        return self._replacement if token in self._special_ids else token
 
     def _encode_template(self, text: str) -> list[int]:
         return list(self._encode_texts([text], has_special_tokens=True)[0].ids)
@@ -134,7 +142,7 @@ class TextEncoder:
             bounds = [*(unit_tokens[index][0] for index in job.contexts if index < len(unit_tokens)), len(ids)]
         else:
             encoding = self._encode_texts([job.text])[0]
-            ids, offsets, unit_tokens = list(encoding.ids), list(encoding.offsets), list[Span]()
+            ids, offsets, unit_tokens = self._read_ids(encoding), list(encoding.offsets), list[Span]()
             breaks = self._find_breaks(job, encoding.tokens, offsets)
             bounds = [0, len(ids)]
         windows = [
@@ -159,7 +167,7 @@ class TextEncoder:
 
     def _encode_question(self, question: str) -> list[int]:
         """Return the ids of a question; of a long one, its beginning and its end."""
-        ids = list(self._encode_texts([question])[0].ids)
+        ids = self._read_ids(self._encode_texts([question])[0])
         limit = int(MAX_QUESTION_SHARE * self._spec.max_tokens)
         return ids if len(ids) <= limit else [*ids[: limit // 2], *ids[len(ids) - (limit - limit // 2) :]]
 
@@ -169,7 +177,7 @@ class TextEncoder:
         unit_tokens: list[Span] = []
         for encoding in self._encode_texts(list(self._iter_sentences(job))):
             unit_tokens.append((len(ids), len(ids) + len(encoding.ids)))
-            ids += encoding.ids
+            ids += self._read_ids(encoding)
         return ids, [], unit_tokens
 
     def _iter_sentences(self, job: PruneJob) -> Iterator[str]:
@@ -193,7 +201,7 @@ class TextEncoder:
         tokens = encoded.sums / np.maximum(encoded.counts, 1)
         job = encoded.job
         if self._spec.granularity == "words":
-            names = [] if self._spec.family != "llmlingua2" else self._tokenizer.convert_ids_to_tokens(encoded.ids)
+            names = [] if self._spec.family != "llmlingua2" else list(map(self._backend.id_to_token, encoded.ids))
             spans, scores = merge_tokens(
                 job.text, names, encoded.offsets, tokens.tolist(), is_wordpiece=self._spec.is_wordpiece
             )
@@ -208,6 +216,35 @@ class TextEncoder:
         return UnitScores(
             job.units, _average_characters(job, encoded.offsets, tokens), encoded.relevance, self._spec.threshold
         )
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    path = folder / "tokenizer.json"
+    try:
+        if path.is_file():
+            return import_module("tokenizers").Tokenizer.from_file(str(path))
+        auto: Any = import_module("transformers").AutoTokenizer
+        tokenizer = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the libraries raise many kinds
+        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({error})") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise CheckpointError(f"{path}: no such file, and no other tokenizer that gives offsets")
+    return tokenizer.backend_tokenizer
+
+
+def _read_special_names(folder: Path) -> dict[str, str]:
+    """Return the special tokens by their roles, such as `cls_token`."""
+    names: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        try:
+            fields: object = json.loads((folder / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        for role, value in cast("dict[str, Any]", fields).items() if isinstance(fields, dict) else ():
+            content: object = cast("dict[str, Any]", value).get("content") if isinstance(value, dict) else value
+            if role.endswith("_token") and isinstance(content, str):
+                names[role] = content
+    return names
 
 
 def _split_windows(first: int, last: int, capacity: int, breaks: Sequence[int]) -> Iterator[Span]:

@@ -5,11 +5,13 @@ A word is a run of characters without blanks and without the marks around it, ke
 
 - every number (the option of LLMLingua-2 that reserves digits),
 - every other literal beside a kept word,
-- every negation up to `NEGATION_REACH` words before a kept word, or directly behind one, and the word that it denies.
+- every negation up to `NEGATION_REACH` words before a kept word, with the words between,
+- every negation directly behind a kept word, and the word behind every kept negation.
 """
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..extract.core.bm25 import Span
@@ -21,7 +23,7 @@ _CLAUSE_MARKS = "\u3001\uff0c\u3002\uff01\uff1f\uff1b\uff1a"  # scripts without 
 _RUN = re.compile(rf"[^\s{_CLAUSE_MARKS}]+|[{_CLAUSE_MARKS}]")
 _LEADING, _TRAILING = "\"'\u201c\u2018\u00ab(\u300c\u300e", "\"'\u201d\u2019\u00bb)\u300d\u300f,;:.!?\u2026"
 _DIGIT = re.compile(r"\d")
-_MAX_LITERAL_CHARACTERS = 2_000  # a longer run is no word of a text
+MAX_WORD_CHARACTERS = 200  # the beginning of a longer word tells its kind
 
 
 class Piece(NamedTuple):
@@ -56,24 +58,42 @@ def add_guarded(words: Sequence[str], kept: Sequence[bool]) -> list[bool]:
     guarded = list(kept)
     if not any(kept):
         return guarded
-    for index, word in enumerate(words):
-        if _DIGIT.search(word):
+    traits = [_read_traits(word) for word in words]
+    for index, word in enumerate(traits):
+        if word.has_digit:
             guarded[index] = True
     for order in (range(len(words)), range(len(words) - 1, -1, -1)):  # a literal beside a kept literal is kept, too
         for index in order:
-            if not guarded[index] and _has_kept_neighbour(guarded, index) and _is_literal(words[index]):
+            if traits[index].is_literal and not guarded[index] and _has_kept_neighbour(guarded, index):
                 guarded[index] = True
-    for index, word in enumerate(words):
-        if is_negation(word) and (
-            guarded[index] or any(kept[max(0, index - 1) : index]) or any(kept[index + 1 : index + 1 + NEGATION_REACH])
-        ):
-            guarded[index : index + 2] = [True] * len(guarded[index : index + 2])
+    for index, word in enumerate(traits):
+        if word.is_negation:
+            denied = _find_kept(kept, index + 1, index + NEGATION_REACH)
+            if denied or guarded[index] or (index and kept[index - 1]):
+                last = min(denied or index + 1, len(words) - 1)
+                guarded[index : last + 1] = [True] * (last + 1 - index)
     return guarded
+
+
+def _find_kept(kept: Sequence[bool], first: int, last: int) -> int:
+    """Return the index of the first kept word between two indices, 0 if there is none."""
+    return next((index for index in range(first, min(last + 1, len(kept))) if kept[index]), 0)
 
 
 def _has_kept_neighbour(flags: Sequence[bool], index: int) -> bool:
     return (index > 0 and flags[index - 1]) or (index + 1 < len(flags) and flags[index + 1])
 
 
-def _is_literal(word: str) -> bool:
-    return len(word) <= _MAX_LITERAL_CHARACTERS and bool(extract_run_literal(word))
+class _Traits(NamedTuple):
+    has_digit: bool
+    is_literal: bool
+    is_negation: bool
+
+
+def _read_traits(word: str) -> _Traits:
+    return _classify(word[:MAX_WORD_CHARACTERS])
+
+
+@lru_cache(maxsize=4_096)
+def _classify(word: str) -> _Traits:
+    return _Traits(_DIGIT.search(word) is not None, bool(extract_run_literal(word)), is_negation(word))

@@ -1,7 +1,7 @@
 """A pruner in memory: its checkpoint's tokenizer and network, on one device. Slow to load."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from .networks import load_network
 from .onnx_network import find_onnx_file, load_onnx
 
 CPU_PASS_TOKENS, ACCELERATOR_PASS_TOKENS = 4_096, 32_768  # of one forward pass, padding included
+CPU_WINDOW = 2_048  # tokens; the attention of a longer one takes seconds, in which no job ends
 
 
 class RowScores(NamedTuple):
@@ -98,12 +99,16 @@ def load_pruner(folder: Path, placement: PrunerPlacement) -> Pruner:
         ClaraError: the device is not available.
     """
     spec = read_spec(folder)
-    encoder = TextEncoder(folder, spec)
     onnx_file = find_onnx_file(folder)
+    device = torch.device("cpu")
+    if onnx_file is None:
+        device, _ = resolve_placement(Placement(placement.device, "float32"))
+    if device.type == "cpu":
+        spec = replace(spec, max_tokens=min(spec.max_tokens, CPU_WINDOW))
+    encoder = TextEncoder(folder, spec)
     threads = placement.threads or count_physical_cores()
     if onnx_file is not None:
-        return Pruner(spec, encoder, load_onnx(onnx_file, spec, threads), torch.device("cpu"))
-    device, _ = resolve_placement(Placement(placement.device, "float32"))
+        return Pruner(spec, encoder, load_onnx(onnx_file, spec, threads), device)
     network = load_network(folder, spec, encoder.yes_no_ids if spec.family == "swe-pruner" else (0, 0))
     if device.type != "cpu" and placement.dtype in ("bf16", "fp16"):
         network = network.to(torch.bfloat16 if placement.dtype == "bf16" else torch.float16)

@@ -173,7 +173,9 @@ def _is_between_kept(pieces: Sequence[Piece], flags: Sequence[bool], position: i
 
 
 def _find_blank(between: str) -> str:
-    return "\n" if "\n" in between else next((character for character in between if character.isspace()), "")
+    if "\n" in between:
+        return "\n"
+    return " " if " " in between else next((character for character in between if character.isspace()), "")
 
 
 def prune_words(task: Task, pruner: WordPruner, threshold: float) -> CompressedPassage | None:

@@ -60,7 +60,8 @@ def pull(
     base: Base = None,
     yes: Annotated[bool, typer.Option("--yes", help="Download without asking.")] = False,
     accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="Accept a non-commercial license, which --yes alone does not.")
+        bool,
+        typer.Option("--accept-licence", help="Accept a non-commercial license, which is required."),
     ] = False,
     pruner: Annotated[bool, typer.Option("--pruner", help="The repository is a pruner that is not listed.")] = False,
 ) -> None:
@@ -68,14 +69,14 @@ def pull(
     from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from . import checkpoints, pruner_checkpoints  # noqa: PLC0415
 
-    def confirm(summary: str, needs_consent: bool = False) -> bool:
+    def confirm(summary: str) -> bool:
         typer.echo(summary)
-        if needs_consent and yes and not accept_licence:
-            options.exit_with_error("this license must be accepted: add --accept-licence", 1)
-        return yes or typer.confirm("Accept the license and download?" if needs_consent else "Download?")
+        return yes or typer.confirm("Download?")
 
     try:
         if pruner or pruner_checkpoints.is_pruner(repo):
+            if not accept_licence and (refusal := pruner_checkpoints.describe_refused_licence(repo)):
+                options.exit_with_error(refusal, 1)
             findings = pruner_checkpoints.pull_pruner(repo, confirm, _open_hub(), _read_cache_folder())
         else:
             findings = checkpoints.pull_checkpoint(repo, subfolder, base, confirm, _open_hub())

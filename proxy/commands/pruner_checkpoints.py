@@ -69,12 +69,18 @@ def _check_scores(folder: Path) -> CheckpointFinding:
     return CheckpointFinding("weights", f"{format_size(size)} in all; they fit, and score a sample")
 
 
+def describe_refused_licence(repo: str) -> str:
+    """Return why a pruner may not be downloaded without consent to its license, or ""."""
+    licence = catalogue.find_licence(repo)
+    if licence != catalogue.NON_COMMERCIAL:
+        return ""
+    return f"{repo} has the license {licence}; add --accept-licence to accept it"
+
+
 def pull_pruner(
-    repo: str, confirm: Callable[[str, bool], bool], hub: Hub, cache: Path | None = None
+    repo: str, confirm: Callable[[str], bool], hub: Hub, cache: Path | None = None
 ) -> list[CheckpointFinding] | None:
     """Download a pruner and verify it; None if `confirm` rejects license and size.
-
-    `confirm` gets a text with both, and True if the license needs consent of its own.
 
     Raises:
         CheckpointError: a file cannot be downloaded, or the repository has no weights.
@@ -84,11 +90,8 @@ def pull_pruner(
         patterns = catalogue.choose_patterns(list(sizes))
     except CheckpointError as error:
         raise CheckpointError(f"{repo}: {error}") from None
-    chosen = hub.read_sizes(repo, patterns)
-    licence = catalogue.find_licence(repo)
-    if not confirm(
-        f"{repo}: {format_size(sum(chosen.values()))}; license {licence}", licence == catalogue.NON_COMMERCIAL
-    ):
+    size = format_size(sum(hub.read_sizes(repo, patterns).values()))
+    if not confirm(f"{repo}: {size}; license {catalogue.find_licence(repo)}"):
         return None
     hub.download(repo, patterns)
     return verify_pruner(repo, cache)
