@@ -15,7 +15,7 @@ _UNIT = re.compile(r"^((?:similar )?\w+)s('?)(?=\W|$)")
 
 def render(compressed: CompressedPassage, fetch_hint: str | None) -> str:
     """Return the pieces with a short marker per gap; `fetch_hint` goes into the last marker."""
-    if compressed.unit == WORD_UNIT:
+    if compressed.is_inline:
         return _render_words(compressed, fetch_hint)
     gaps = [index for index, part in enumerate(compressed.parts) if isinstance(part, Gap)]
     last = gaps[-1] if gaps else None

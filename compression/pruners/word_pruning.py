@@ -73,7 +73,7 @@ class WordPruner:
             end = pieces[len(kept) - 1 - kept[::-1].index(True)].end
         if left_out:
             parts += self._join(end, len(self._layout.text), left_out, is_first=not parts)
-        return CompressedPassage(tuple(parts), sum(self._word_counts), WORD_UNIT)
+        return CompressedPassage(tuple(parts), sum(self._word_counts), WORD_UNIT, is_inline=True)
 
     def _choose(self, index: int, threshold: float) -> list[bool]:
         """Return the flags of a sentence's pieces; nothing is kept for marks, or for a document's heading, alone."""

@@ -98,8 +98,8 @@ class InProcessProxy:
         """Create a proxy with its data in `folder`.
 
         `find_compressor` replaces the registry; without `store` originals cannot be stored. With a `clara_worker` the
-        modes `answer` and `summary` are available, with a `pruner` that of `prune`. With `offer_tool` requests offer the
-        tool `clara_expand`.
+        modes `answer` and `summary` are available, with a `pruner` that of `prune`. With `offer_tool` requests offer
+        the tool `clara_expand`.
         """
         self.adapter = adapter
         self._clara_worker, self._offer_tool, self._pruner = clara_worker, offer_tool, pruner

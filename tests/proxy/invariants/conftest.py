@@ -33,5 +33,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def chat_proxy(tmp_path_factory: pytest.TempPathFactory) -> Generator[InProcessProxy]:
     """A proxy for tests that run on chat completions only."""
-    with InProcessProxy(tmp_path_factory.mktemp("chat"), clara_worker=FakeWorker()) as proxy:
+    with InProcessProxy(
+        tmp_path_factory.mktemp("chat"), clara_worker=FakeWorker(), pruner=create_fake_pruner()
+    ) as proxy:
         yield proxy
