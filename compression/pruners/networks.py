@@ -208,11 +208,12 @@ def load_network(folder: Path, spec: PrunerSpec, yes_no: tuple[int, int]) -> nn.
 
 def _load_classifier(folder: Path) -> nn.Module:
     transformers: Any = import_module("transformers")
+    transformers.utils.logging.disable_progress_bar()
     try:
         model, info = transformers.AutoModelForTokenClassification.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # the library raises many kinds
         raise CheckpointError(f"{folder}: the token classifier cannot be loaded ({error})") from error
     missing = sorted(cast("list[str]", info["missing_keys"]))
     if missing or info["mismatched_keys"]:
