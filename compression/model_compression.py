@@ -1,4 +1,4 @@
-"""What compressors share that ask a model: which passages it may see, running its job, and extraction instead."""
+"""Shared by compressors with a model: the passages for it, its jobs, and extraction instead."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -151,7 +151,7 @@ class JobWorker(ABC, Generic[Model, Request]):
 
     @abstractmethod
     def _drop_requests(self) -> None:
-        """Forget all accepted requests, and what they hold of the model."""
+        """Forget all accepted requests, and their references to the model."""
 
     @abstractmethod
     def _has_accelerator(self, model: Model) -> bool:

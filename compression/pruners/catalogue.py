@@ -1,4 +1,4 @@
-"""The published pruners, and where a pruner's files are: in a folder, in the hub's cache, or on the hub.
+"""Lists the published pruners, and finds the files of a pruner in a folder, in the hub's cache, or on the hub.
 
 A pruner with a non-commercial license is never downloaded without consent. No code of a repository is downloaded.
 """
@@ -20,7 +20,7 @@ _PROSE, _ANY_LANGUAGE = "prose and documents, by the question", "prose and docum
 
 
 class PublishedPruner(NamedTuple):
-    """A published pruner: its parameters in millions, the bytes of its weights or None, and what it is good for."""
+    """A published pruner: its parameters in millions, license, purpose, and the bytes of its weights or None."""
 
     repo: str
     family: Family
@@ -63,7 +63,7 @@ _WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model.bin", "onnx/model.onnx"
 
 
 def find_licence(repo: str) -> str:
-    """Return the license of a published pruner, or of another one by its owner."""
+    """Return the license of a pruner: of a published one, or by the owner of its repository."""
     if repo in PUBLISHED_PRUNERS:
         return PUBLISHED_PRUNERS[repo].licence
     return NON_COMMERCIAL if repo.startswith("naver/") else "unknown: see the page of the repository"

@@ -1,4 +1,4 @@
-"""The compressor of mode `prune`: a model says which words, sentences or lines to keep, and verbatim pieces remain.
+"""The compressor of mode `prune`: keeps the words, sentences or lines that a model scores highest, verbatim.
 
 Words and sentences are left out of prose, and of documents of prose; lines out of code. Everything else is extracted:
 structure (JSON, code for a model of words, diffs, tables, logs) loses its meaning with its words. With a ratio or a

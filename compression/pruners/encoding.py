@@ -83,7 +83,7 @@ class TextEncoder:
     """Encodes texts for one checkpoint."""
 
     def __init__(self, folder: Path, spec: PrunerSpec) -> None:
-        """Read the tokenizer of a checkpoint. Raises `CheckpointError` if there is none, or no fast one."""
+        """Read the tokenizer of a checkpoint. Raises `CheckpointError` without a fast tokenizer."""
         self._spec, self._backend = spec, _read_tokenizer(folder)
         self._backend.no_truncation()
         self._backend.no_padding()

@@ -1,4 +1,4 @@
-"""The kinds of pruners, told apart by a checkpoint's config.json, and what each needs: unit, window, threshold.
+"""Detects the kind of a pruner by its config.json, with its unit, its window and its threshold.
 
 Sources: the published configurations and code of LLMLingua-2 (microsoft/LLMLingua), Provence (naver/bergen),
 OpenProvence (hotchpotch/open_provence) and SWE-Pruner (Ayanami1314/swe-pruner). No code of a checkpoint is ever run.
@@ -43,7 +43,7 @@ _KEEP_LABELS = ("keep", "preserve", "relevant", "1", "label_1", "true")
 
 @dataclass(frozen=True, slots=True)
 class PrunerSpec:
-    """What a checkpoint is: `max_tokens` of a window with its special tokens, and the index of the label `keep`.
+    """The kind of a checkpoint, the `max_tokens` of a window with its special tokens, the index of the label `keep`.
 
     `is_wordpiece` is True for LLMLingua-2 on BERT, whose tokens mark the continuation of a word.
     """
@@ -62,7 +62,7 @@ class PrunerSpec:
 
 
 def read_spec(folder: Path) -> PrunerSpec:
-    """Return what the checkpoint in a folder is.
+    """Read the kind of the checkpoint in a folder.
 
     Raises:
         CheckpointError: config.json is missing or invalid, or the model is no pruner.

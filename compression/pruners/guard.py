@@ -1,7 +1,7 @@
-"""Keeps what words must not lose when their neighbours are left out: numbers, paths, ids and negations.
+"""Keeps numbers, paths, ids and negations beside the words that a pruner keeps.
 
 A word is a run of characters without blanks and without the marks around it, kept or left out whole: `v1.2.3`,
-`don't` and `src/app.py` are never cut. In a sentence of which words are kept, the guard adds
+`don't` and `src/app.py` are never cut. In a sentence with kept words, the guard adds
 
 - every number (the option of LLMLingua-2 that reserves digits),
 - every other literal beside a kept word,
@@ -76,7 +76,7 @@ def add_guarded(words: Sequence[str], kept: Sequence[bool]) -> list[bool]:
 
 
 def _find_kept(kept: Sequence[bool], first: int, last: int) -> int:
-    """Return the index of the first kept word between two indices, 0 if there is none."""
+    """Return the index of the first kept word between two indices, or 0."""
     return next((index for index in range(first, min(last + 1, len(kept))) if kept[index]), 0)
 
 

@@ -24,8 +24,7 @@ class PruneJob:
 class UnitScores(NamedTuple):
     """The probability of keeping each unit, and the relevance of each context, 1.0 if the model has no such score.
 
-    `spans` are the job's units, or the words that the pruner has found, which may be empty spans. `threshold` is the
-    model's own.
+    `spans` are the job's units, or the pruner's own words; a word may have an empty span. `threshold` is the model's.
     """
 
     spans: Sequence[Span]

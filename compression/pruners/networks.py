@@ -1,4 +1,4 @@
-"""The pruners' networks: an encoder of transformers and the published heads, written anew from their checkpoints.
+"""The pruners' networks: an encoder of transformers with the published heads.
 
 Each takes ids and an attention mask of shape [batch, tokens], and returns the probability of keeping every token,
 [batch, tokens] in float32, and the relevance of every row, [batch] between 0 and 1, or None.
@@ -222,10 +222,10 @@ def _load_classifier(folder: Path) -> nn.Module:
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint: of safetensors files, or of `pytorch_model.bin`, read without pickled code.
+    """Return the tensors of a checkpoint, from safetensors files or from `pytorch_model.bin`; runs no pickled code.
 
     Raises:
-        CheckpointError: there are none, or one cannot be read.
+        CheckpointError: a file is missing or cannot be read.
     """
     files = sorted(folder.glob("model*.safetensors"))
     legacy = folder / "pytorch_model.bin"

@@ -1,7 +1,7 @@
-"""Leaves out words: verbatim pieces with their own blanks, in order, under the headings of what is kept.
+"""Leaves out words: verbatim pieces with their own blanks remain, in order, under their headings.
 
-A sentence of which no word is kept is left out whole and shows as `[...]`; a heading of a kept sentence is kept whole.
-Line breaks stay between lines of which something is kept.
+A sentence without kept words is left out whole and shows as `[...]`; the heading of a kept sentence is kept whole. A
+line break remains between two lines with kept words.
 """
 
 from bisect import bisect_left
@@ -56,7 +56,7 @@ class WordPruner:
         )
 
     def prune(self, threshold: float) -> CompressedPassage:
-        """Keep the words with a score above the threshold, and what the guard adds."""
+        """Keep the words with a score above the threshold, and those that the guard adds."""
         flags = [self._choose(index, threshold) for index in range(len(self._pieces))]
         self._keep_companions(flags)
         parts: list[str | Gap] = []

@@ -17,7 +17,7 @@ _SAMPLE = "The mill was mended. The river rose."
 
 
 def list_pruners(cache: Path | None = None) -> list[CheckpointEntry]:
-    """Return the published pruners, with the unit that each keeps and what it is good for; uses no network."""
+    """Return the published pruners with their units and purposes; uses no network."""
     return [
         CheckpointEntry(
             pruner.repo,

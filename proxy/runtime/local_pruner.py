@@ -62,7 +62,7 @@ def find_family(settings: Settings) -> Family:
 
 
 def create_pruner(settings: Settings) -> tuple[PrunerWorker, PruneCompressor] | None:
-    """Return the worker of the configured pruner and its compressor; None without one. The first job loads it."""
+    """Return the worker of the configured pruner and its compressor, or None. The first job loads the model."""
     if settings.pruner is None:
         return None
     source, cache = settings.pruner, _cache_folder(settings)
