@@ -170,11 +170,7 @@ def main() -> None:
     torch.set_num_threads(1)
     result: dict[str, Any] = {"speed": {}, "guard": {}}
     builders = {"30M (ModernBERT)": build_open_provence_xsmall, "178M (mBERT)": build_llmlingua2_mbert}
-    print(
-        "| random weights | parameters | one window | a pass | tokens in 2 s | tokens in 30 s |\n| --- "
-        + 5 * "| --- "
-        + "|"
-    )
+    _print_header("random weights", "parameters", "one window", "a pass", "tokens in 2 s", "tokens in 30 s")
     for name, build in builders.items():
         network = build().eval()
         parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -185,11 +181,7 @@ def main() -> None:
         result["speed"][name] = {"one": round(one), "pass": round(full)}
         del network
     texts = read_texts(arguments.data, arguments.documents)
-    print(
-        "\n| scores | words kept | without guard | with guard | numbers kept | negations kept |\n| --- "
-        + 5 * "| --- "
-        + "|"
-    )
+    _print_header("scores", "words kept", "without guard", "with guard", "numbers kept", "negations kept")
     for scorer in ("random", "rarity"):
         for cost in measure_guard(texts, scorer):
             bare, guarded = cost.without_guard / cost.before, cost.with_guard / cost.before

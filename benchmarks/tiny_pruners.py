@@ -33,7 +33,7 @@ def randomize(module: nn.Module) -> None:
         values = random.standard_normal(tuple(parameter.shape))
         scale = 1.0 if "classifier" in name or "feature_extractor.4" in name else 0.25
         values = 1 + 0.1 * values if "norm" in name.lower() and name.endswith("weight") else scale * values
-        parameter.data = torch.from_numpy(values.astype(np.float32))
+        parameter.data = torch.tensor(values.astype(np.float32))
 
 
 def write_llmlingua2(folder: Path, kind: str) -> Path:

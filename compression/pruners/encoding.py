@@ -201,7 +201,9 @@ class TextEncoder:
         tokens = encoded.sums / np.maximum(encoded.counts, 1)
         job = encoded.job
         if self._spec.granularity == "words":
-            names = [] if self._spec.family != "llmlingua2" else list(map(self._backend.id_to_token, encoded.ids))
+            names: list[str] = (
+                [] if self._spec.family != "llmlingua2" else list(map(self._backend.id_to_token, encoded.ids))
+            )
             spans, scores = merge_tokens(
                 job.text, names, encoded.offsets, tokens.tolist(), is_wordpiece=self._spec.is_wordpiece
             )

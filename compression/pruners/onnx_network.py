@@ -38,7 +38,7 @@ class OnnxNetwork(nn.Module):
         """Return the probability of keeping each token, and the relevance of the row."""
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
         feeds = {name: value.numpy() for name, value in values.items() if name in self._inputs}
-        logits, *ranks = (torch.from_numpy(array) for array in self._session.run(self._outputs, feeds))
+        logits, *ranks = (torch.tensor(array) for array in self._session.run(self._outputs, feeds))
         keep = torch.softmax(logits.float(), dim=-1)[..., self._keep_label]
         return keep, torch.sigmoid(ranks[0].float().reshape(len(ids), -1)[:, 0]) if ranks else None
 

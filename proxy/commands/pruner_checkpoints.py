@@ -37,9 +37,11 @@ def is_pruner(source: str, cache: Path | None = None) -> bool:
         return True
     folder = catalogue.find_local_folder(source, cache)
     try:
-        return folder is not None and read_spec(folder) is not None
+        if folder is not None:
+            read_spec(folder)
     except CheckpointError:
         return False
+    return folder is not None
 
 
 def verify_pruner(source: str, cache: Path | None = None) -> list[CheckpointFinding]:

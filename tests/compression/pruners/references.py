@@ -47,7 +47,11 @@ class OpenProvenceReference(nn.Module):
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         outputs: list[Any] = []
-        hook = self.ranking_model.model.layers[-1].register_forward_hook(lambda *call: outputs.append(call[2]))
+
+        def record(_module: object, _inputs: object, output: Any) -> None:
+            outputs.append(output)
+
+        hook = self.ranking_model.model.layers[-1].register_forward_hook(record)
         logits = self.ranking_model(ids).logits
         hook.remove()
         hidden = outputs[0] if isinstance(outputs[0], Tensor) else outputs[0][0]

@@ -14,6 +14,7 @@ from clara_proxy.compression.pruners import catalogue
 from clara_proxy.compression.pruners.families import read_spec
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands import models, pruner_checkpoints
+from clara_proxy.proxy.commands.checkpoints import CheckpointFinding
 from clara_proxy.proxy.runtime import local_pruner
 from clara_proxy.tests.proxy.commands.test_checkpoints import FakeHub
 
@@ -44,10 +45,14 @@ def test_list_has_size_license_and_purpose_of_every_pruner() -> None:
     assert all(entry["purpose"] for entry in entries)
 
 
+def find_nothing(source: str, cache: Path | None) -> list[CheckpointFinding]:
+    return []
+
+
 def test_non_commercial_license_needs_consent(pruner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = FakeHub(tmp_path / "hub", {PROVENCE: pruner, XSMALL: pruner})
     monkeypatch.setattr(models, "_open_hub", lambda: hub)
-    monkeypatch.setattr(pruner_checkpoints, "verify_pruner", lambda *_: [])
+    monkeypatch.setattr(pruner_checkpoints, "verify_pruner", find_nothing)
     refused = runner.invoke(models.app, ["pull", PROVENCE, "--yes"])
     assert refused.exit_code == 1
     assert "no commercial use" in refused.output
