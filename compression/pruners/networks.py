@@ -197,13 +197,13 @@ def load_network(folder: Path, spec: PrunerSpec, yes_no: tuple[int, int]) -> nn.
         weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
         network = SwePruner(spec.config, {name: tensor.shape for name, tensor in weights.items()}, yes_no)
     try:
-        result: Any = network.load_state_dict(weights, strict=False)
+        result: Any = network.float().load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: the weights do not fit config.json ({str(error)[:300]})") from error
     missing = [name for name in cast("list[str]", result.missing_keys) if not name.endswith("position_ids")]
     if missing:
         raise CheckpointError(f"{folder}: the weights lack {missing[0]}, and {len(missing) - 1} more")
-    return network.float().eval()
+    return network.eval()
 
 
 def _load_classifier(folder: Path) -> nn.Module:

@@ -99,7 +99,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         health = StoreHealth({"ledger": ledger.check, "originals": originals.check})
         watching = asyncio.create_task(health.watch())
         stack.callback(watching.cancel)
-        clara, engines, pruned_kinds = _open_engines(settings, folder, stack)
+        clara, engines, pruned_kinds = open_engines(settings, folder, stack)
         chat_upstream = _create_upstream(settings, stack, decompress=True)
         raw_upstream = _create_upstream(settings, stack, decompress=False)
         providers = LitellmProviders(settings.models, list_litellm_prefixes(settings), settings.read_timeout)
@@ -131,7 +131,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         )
 
 
-def _open_engines(
+def open_engines(
     settings: Settings, folder: Path, stack: AsyncExitStack
 ) -> tuple[ClaraBackend | None, dict[str, Engine], frozenset[str]]:
     """Return CLaRa, the engines by mode, and the kinds of content that only the pruner compresses."""

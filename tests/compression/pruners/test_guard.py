@@ -1,6 +1,10 @@
 """The guard keeps numbers, literals and negations beside kept words, and words are pruned without being cut."""
 
+from random import Random
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clara_proxy.compression.compressor import Gap, Task
 from clara_proxy.compression.markers import render
@@ -89,3 +93,28 @@ def test_target_is_filled_with_the_best_words() -> None:
     assert sizes == sorted(sizes)
     assert sizes[0] <= 14
     assert sizes[-1] > sizes[0]
+
+
+VOCABULARY = "the pump is not old v1.2 4,512 (new) never don't src/a.py 12% \u6c34 and, start; no"
+SENTENCES = st.lists(st.sampled_from(VOCABULARY.split()), min_size=1, max_size=14).map(" ".join)
+
+
+def list_words(text: str) -> list[str]:
+    return [text[piece.start : piece.end] for piece in split_pieces(text, (0, len(text))) if piece.is_word]
+
+
+@given(SENTENCES, st.randoms(use_true_random=False), st.floats(0.05, 0.95))
+@settings(max_examples=60, deadline=None)
+def test_words_of_a_kept_sentence_are_whole_and_its_numbers_complete(
+    sentence: str, random: Random, threshold: float
+) -> None:
+    text = f"{sentence}."
+    words = split_pieces(text, (0, len(text)))
+    scored = UnitScores([(piece.start, piece.end) for piece in words], [random.random() for _ in words], [1.0], 0.5)
+    parts = WordPruner(SentenceLayout(text, [(0, len(text))], [-1]), scored).prune(threshold).parts
+    shown = list_words("".join(part for part in parts if isinstance(part, str)))
+    remaining = iter(list_words(text))
+    assert all(word in remaining for word in shown)  # whole words, in order
+    if shown:
+        numbers = [word for word in list_words(text) if any(map(str.isdigit, word))]
+        assert [word for word in shown if any(map(str.isdigit, word))] == numbers
