@@ -76,7 +76,8 @@ class PrunerWorker(JobWorker["Pruner", _PruneRequest]):
         # Any failure of a job goes to its future; the thread and the other jobs continue.
         try:
             request.encoded = pruner.encode(request.job)
-            request.windows.extend(request.encoded.windows)
+            # Windows of similar length share a pass, so that little of it is padding.
+            request.windows.extend(sorted(request.encoded.windows, key=lambda window: window.end - window.start))
         except Exception as error:  # noqa: BLE001 - passed to the future
             request.set_error(error)
 
