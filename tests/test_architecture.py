@@ -99,10 +99,16 @@ def test_modules_and_functions_are_short(path: Path) -> None:
     assert not {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES}
 
 
-def test_only_clara_imports_torch_and_only_integrations_litellm() -> None:
+def test_only_models_import_torch_and_only_integrations_litellm() -> None:
     for path in FILES:
         names = absolute_imports(path)
-        assert "clara" in path.parts or not names & {"torch", "mlx", "transformers", "accelerate", "safetensors"}, path
+        assert {"clara", "pruners"} & set(path.parts) or not names & {
+            "torch",
+            "mlx",
+            "transformers",
+            "accelerate",
+            "safetensors",
+        }, path
         assert "integrations" in path.parts or not names & {"litellm"}, path
 
 

@@ -39,13 +39,14 @@ _MISSING_EXTRA = "the extra [clara] is not installed"
 
 
 class CheckpointEntry(NamedTuple):
-    """A published checkpoint: its minimum size without the base model, and its local folder if it is complete."""
+    """A published checkpoint: its size without a base model, its local folder if it is complete, and its purpose."""
 
     repo: str
     subfolder: str
     size_bytes: int
     licence: str
     local: Path | None
+    purpose: str = ""
 
 
 class CheckpointFinding(NamedTuple):
@@ -130,7 +131,12 @@ def list_checkpoints(hub: Hub | None = None) -> list[CheckpointEntry]:
     size = sum(path.stat().st_size for path in bundled.rglob("*") if path.is_file())
     return [
         CheckpointEntry(
-            NANO_NAME, "compression-16", size, "Apache-2.0, part of the package", bundled if size else None
+            NANO_NAME,
+            "compression-16",
+            size,
+            "Apache-2.0, part of the package",
+            bundled if size else None,
+            "demonstrations and tests",
         ),
         *(
             CheckpointEntry(
@@ -139,6 +145,7 @@ def list_checkpoints(hub: Hub | None = None) -> list[CheckpointEntry]:
                 _compute_size(repo, subfolder),
                 find_licence(repo),
                 _find_complete(hub, repo, subfolder),
+                "answers from memory tokens: documents; GPU",
             )
             for repo in _ADAPTER_COUNTS
             for subfolder in _MEMORY_TOKENS

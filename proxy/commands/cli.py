@@ -57,7 +57,7 @@ Upstream = Annotated[
 Mode = Annotated[
     str | None,
     typer.Option(
-        help="off, observe, auto or extract; with a CLaRa model also answer, summary or latent. Default: auto.",
+        help="off, observe, auto or extract; with a CLaRa model also answer, summary or latent; with a pruner prune.",
         show_default=False,
     ),
 ]

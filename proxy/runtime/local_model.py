@@ -16,7 +16,7 @@ from ...compression.clara.decoder_config import read_decoder_config
 from ...compression.clara.exceptions import CheckpointError, ClaraError, NotDownloadedError
 from ...compression.clara.locate import BUNDLED_MODELS, NANO_NAME, HubAccess
 from ...compression.clara.processor import prefers_bfloat16
-from ...compression.clara.worker import WorkerLimits
+from ...compression.worker import WorkerLimits
 from ...config.setting_types import split_urls
 from ...config.settings import Settings
 from ..http.remote_clara import RemoteClara
@@ -210,6 +210,8 @@ def _has_library(settings: Settings) -> bool:
 
 def resolve_auto_mode(settings: Settings) -> str:
     """Return the mode that `auto` means here. A mode that changed later would change forwarded prefixes."""
+    if settings.auto is not None:
+        return settings.auto
     has_device = settings.backend == "auto" and NVIDIA_DEVICE.exists()
     has_device |= settings.backend in ("cuda", "mps", "vllm")
     has_device |= settings.backend == "mlx" and sys.platform == "darwin"

@@ -27,7 +27,7 @@ from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, UnknownRateError
 from clara_proxy.compression.clara.jobs import ModelJob
 from clara_proxy.compression.clara.model_source import ModelSource
-from clara_proxy.compression.clara.worker import WorkerLimits
+from clara_proxy.compression.worker import WorkerLimits
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.http.exchange import Receive, Scope, Send
 from clara_proxy.proxy.http.remote_clara import RemoteClara
