@@ -137,7 +137,7 @@ def _open_engines(
     clara = local_model.create_clara(settings, folder)
     if clara is not None:
         stack.push_async_callback(clara.aclose)
-    engines = _create_engines(settings, clara)
+    engines = create_engines(settings, clara)
     for engine in engines.values():
         stack.callback(engine.close)
     return clara, engines
@@ -290,7 +290,7 @@ def list_litellm_prefixes(settings: Settings) -> tuple[str, ...]:
     return settings.litellm_providers if is_default or "litellm_providers" in settings.model_fields_set else ()
 
 
-def _create_engines(settings: Settings, clara: ClaraBackend | None) -> dict[str, Engine]:
+def create_engines(settings: Settings, clara: ClaraBackend | None) -> dict[str, Engine]:
     """Return the engines by mode. An engine of CLaRa has one thread for each passage of a batch.
 
     clara-nano gets no engine of its own: it is not trained for the documents of `answer` and `summary`.
