@@ -1,4 +1,4 @@
-"""Reads and verifies a CLaRa checkpoint: its config, its adapters and its vocabulary matrices.
+"""Reads and verifies a CLaRa or PISCO checkpoint: its config, its adapters and its vocabulary matrices.
 
 Nothing in a checkpoint is executed: the tensors are read with `weights_only`, and the Python file beside them is
 ignored. All adapters in the file are used at every training stage. An incomplete checkpoint is refused.
@@ -68,8 +68,10 @@ def _load_adapter_tensors(
     if not config.has_lora:
         return {}
     adapters = {name: _validate_tensors(path, tensors) for name, tensors in _load_mapping(path).items()}
+    if config.family == "pisco" and config.raw.get("training_form") != "both_separately":
+        adapters.setdefault(ENCODER_ADAPTER, adapters.get(DECODER_ADAPTER, {}))  # trained as one
     for name in (ENCODER_ADAPTER, DECODER_ADAPTER):
-        if name not in adapters:
+        if not adapters.get(name):
             raise CheckpointError(f"{path}: has no {name} (only {', '.join(adapters) or 'an empty mapping'})")
     if skip_decoder_adapter and config.training_stage == "stage1_2":
         del adapters[DECODER_ADAPTER]

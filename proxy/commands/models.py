@@ -1,4 +1,4 @@
-"""The commands `clara-proxy models list`, `verify` and `pull`: CLaRa checkpoints."""
+"""The commands `clara-proxy models list`, `verify` and `pull`: CLaRa and PISCO checkpoints."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -10,13 +10,14 @@ from . import options
 if TYPE_CHECKING:
     from .checkpoints import CheckpointFinding, HuggingFace
 
-app = typer.Typer(help="CLaRa checkpoints: list, verify, download.", no_args_is_help=True)
+app = typer.Typer(help="CLaRa and PISCO checkpoints: list, verify, download.", no_args_is_help=True)
 Source = Annotated[str, typer.Argument(help="A folder, or a Hugging Face repository such as apple/CLaRa-7B-Instruct.")]
 Repo = Annotated[str, typer.Argument(help="Hugging Face repository, such as apple/CLaRa-7B-Instruct.")]
 Subfolder = Annotated[
     str | None,
     typer.Option(
-        help="Compression rate: compression-16 or compression-128. Default: compression-16.", show_default=False
+        help="Compression rate: compression-16 or compression-128. Default: compression-16; PISCO has none.",
+        show_default=False,
     ),
 ]
 Base = Annotated[
@@ -27,7 +28,7 @@ Base = Annotated[
 
 @app.command("list")
 def list_models(as_json: options.AsJson = False) -> None:
-    """List the published checkpoints with size, license and local folder."""
+    """List the published checkpoints with size, license, use and local folder."""
     from . import checkpoints  # noqa: PLC0415
 
     entries = list(checkpoints.list_checkpoints(_open_hub()))
@@ -36,7 +37,8 @@ def list_models(as_json: options.AsJson = False) -> None:
         return
     for entry in entries:
         size = checkpoints.format_size(entry.size_bytes)
-        typer.echo(f"{entry.repo} {entry.subfolder}: {size}, {entry.licence}; {entry.local or 'not downloaded'}")
+        name = f"{entry.repo} {entry.subfolder}".rstrip()
+        typer.echo(f"{name}: {size}, {entry.licence}; {entry.use}; {entry.local or 'not downloaded'}")
 
 
 @app.command()

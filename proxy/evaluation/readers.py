@@ -14,13 +14,18 @@ from ..http.upstream import Upstream
 from ..protocols.api_errors import ApiError, describe_error
 from ..protocols.json_types import is_object
 
-MAX_ANSWER_TOKENS = 64
+MAX_ANSWER_TOKENS = 32
 ATTEMPTS = 4  # for a reader that is busy
 RETRY_STATUS = frozenset({408, 409, 429})
+# With an example, a model that is not tuned for instructions answers, too; it would go on with a question of its own.
 PROMPT = (
-    "Answer the question from the text, with as few words as possible and without a sentence around them.\n\n"
-    "Text:\n{text}\n\nQuestion: {question}\nAnswer:"
+    "Answer the question from the text, with as few words as possible.\n\n"
+    "Text: The Eiffel Tower was completed in March 1889 for the World's Fair in Paris.\n"
+    "Question: When was the Eiffel Tower completed?\nAnswer: March 1889\n\n"
+    "Text: {text}\nQuestion: {question}\nAnswer:"
 )
+_STOP = ["\nQuestion:", "\n\nText:"]
+_REJECTED_FIELDS = ("max_tokens", "temperature", "stop")  # by models that reason
 log = logging.getLogger(__name__)
 
 
@@ -63,15 +68,20 @@ class EndpointReader:
         self._headers = [("content-type", "application/json"), ("x-clara-mode", "off")]
         if key:
             self._headers.append(("authorization", f"Bearer {key}"))
-        self._limits: dict[str, Any] = {"max_tokens": MAX_ANSWER_TOKENS, "temperature": 0, "seed": 1}
+        self._limits: dict[str, Any] = {
+            "max_tokens": MAX_ANSWER_TOKENS,
+            "temperature": 0,
+            "seed": 1,
+            "stop": _STOP,
+        }
 
     async def answer(self, text: str, question: str) -> ReaderAnswer:
         """Send one request; wait and repeat it if the reader is busy."""
         message = {"role": "user", "content": PROMPT.format(text=text, question=question)}
         started = perf_counter()
         status, reply = await self._post({"model": self.name, "messages": [message], **self._limits})
-        if status == 400 and "max_completion_tokens" in str(reply) and "max_tokens" in self._limits:
-            self._limits = {"max_completion_tokens": 16 * MAX_ANSWER_TOKENS}  # reasoning counts, too
+        if status == 400 and "max_tokens" in self._limits and any(name in str(reply) for name in _REJECTED_FIELDS):
+            self._limits = {"max_completion_tokens": 64 * MAX_ANSWER_TOKENS}  # reasoning counts, too
             status, reply = await self._post({"model": self.name, "messages": [message], **self._limits})
         seconds = perf_counter() - started
         if status in (400, 413, 422):

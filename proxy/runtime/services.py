@@ -293,7 +293,8 @@ def list_litellm_prefixes(settings: Settings) -> tuple[str, ...]:
 def create_engines(settings: Settings, clara: ClaraBackend | None) -> dict[str, Engine]:
     """Return the engines by mode. An engine of CLaRa has one thread for each passage of a batch.
 
-    clara-nano gets no engine of its own: it is not trained for the documents of `answer` and `summary`.
+    clara-nano gets no engine of its own: it is not trained for the documents of `answer` and `summary`. PISCO gets none
+    for `summary`.
     """
     create_engine = partial(Engine, queue_limit=settings.queue, cache_bytes=settings.cache_mb * 2**20)
     engines = {"extract": create_engine(workers=settings.workers)}
@@ -302,6 +303,8 @@ def create_engines(settings: Settings, clara: ClaraBackend | None) -> dict[str, 
             AnswerCompressor(clara.worker, registry.find_compressor, timeout=settings.clara_timeout),
             SummaryCompressor(clara.worker, registry.find_compressor, timeout=settings.clara_timeout),
         ):
+            if compressor.name == SummaryCompressor.name and not local_model.can_paraphrase(settings):
+                continue
             finder = _constant_finder(compressor)
             engines[compressor.name] = create_engine(workers=CLARA_BATCH_SIZE, find_compressor=finder, retries=True)
     return engines
