@@ -8,9 +8,11 @@ objects with `question` and `answer`. Other fields are ignored. Files may be gzi
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
+
+from ..protocols.json_types import Json, is_array, is_object
 
 TEXT_FIELDS = ("document", "context", "text")
 LIST_FIELDS = ("documents", "docs")
@@ -91,14 +93,13 @@ def _parse_line(data: str, line: bytes) -> Iterator[Case]:
         record: Any = json.loads(line)
     except ValueError as error:
         raise EvaluationDataError(f"not JSON ({error})") from error
-    if not isinstance(record, dict):
+    if not is_object(record):
         raise EvaluationDataError("not a JSON object")
-    fields = cast("dict[str, Any]", record)
-    documents = _parse_documents(fields)
-    questions = fields.get("questions", [fields])
-    if not isinstance(questions, list) or not all(isinstance(item, dict) for item in cast("list[Any]", questions)):
+    documents = _parse_documents(record)
+    questions: Any = record.get("questions", [record])
+    if not is_array(questions) or not all(is_object(item) for item in questions):
         raise EvaluationDataError("`questions` must be a list of objects with `question` and `answer`")
-    for item in cast("list[dict[str, Any]]", questions):
+    for item in questions:
         question = item.get("question")
         if not isinstance(question, str) or not question.strip():
             raise EvaluationDataError("`question` must be a text")
@@ -108,36 +109,37 @@ def _parse_line(data: str, line: bytes) -> Iterator[Case]:
         yield Case(data, name, question, documents, answers)
 
 
-def _parse_documents(fields: Mapping[str, Any]) -> tuple[Document, ...]:
+def _parse_documents(fields: Json) -> tuple[Document, ...]:
     for name in TEXT_FIELDS:
         if isinstance(text := fields.get(name), str) and text.strip():
             return (Document("", text),)
     for name in LIST_FIELDS:
         items = fields.get(name)
-        if isinstance(items, list) and items:
-            return tuple(_parse_document(name, item) for item in cast("list[Any]", items))
+        if is_array(items) and items:
+            return tuple(_parse_document(name, item) for item in items)
     raise EvaluationDataError(f"no text in `{'`, `'.join((*TEXT_FIELDS, *LIST_FIELDS))}`")
 
 
 def _parse_document(name: str, item: Any) -> Document:
     if isinstance(item, str) and item.strip():
         return Document("", item)
-    if isinstance(item, dict):
-        fields = cast("dict[str, Any]", item)
-        text, title = fields.get("text"), fields.get("title") or ""
+    if is_object(item):
+        text, title = item.get("text"), item.get("title") or ""
         if isinstance(text, str) and text.strip() and isinstance(title, str):
             return Document(" ".join(title.split()), text)
     raise EvaluationDataError(f"`{name}` must hold texts, or objects with `text` and perhaps `title`")
 
 
-def _parse_answers(fields: Mapping[str, Any]) -> tuple[str, ...]:
+def _parse_answers(fields: Json) -> tuple[str, ...]:
     for name in ANSWER_FIELDS:
         value = fields.get(name)
-        answers = cast("list[Any]", value) if isinstance(value, list) else [value]
-        if value is not None:
-            if not answers or not all(isinstance(answer, str) and answer.strip() for answer in answers):
-                raise EvaluationDataError(f"`{name}` must be a text, or a list of texts")
-            return tuple(answers)
+        if value is None:
+            continue
+        answers = value if is_array(value) else [value]
+        texts = tuple(answer for answer in answers if isinstance(answer, str) and answer.strip())
+        if not texts or len(texts) != len(answers):
+            raise EvaluationDataError(f"`{name}` must be a text, or a list of texts")
+        return texts
     raise EvaluationDataError("no answer in `answer` or `answers`")
 
 

@@ -89,24 +89,26 @@ class EndpointReader:
         if status != 200:
             raise ReaderError(f"the reader {self._url} answered with status {status}: {_describe(reply)}")
         try:
-            content, usage = reply["choices"][0]["message"].get("content"), reply.get("usage") or {}
-            return ReaderAnswer(str(content or ""), int(usage.get("prompt_tokens") or 0), seconds)
+            content: Any = reply["choices"][0]["message"].get("content")
+            prompt_tokens: Any = reply["usage"]["prompt_tokens"] if reply.get("usage") else 0
+            return ReaderAnswer(str(content or ""), int(prompt_tokens), seconds)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ReaderError(f"the reader {self._url} sent no chat completion") from error
 
     async def _post(self, body: dict[str, Any]) -> tuple[int, Any]:
         """Return the status and the parsed reply; None if it is not JSON."""
-        for attempt in range(ATTEMPTS):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 async with self._upstream.send("POST", self._url, self._headers, orjson.dumps(body)) as reply:
                     raw, status = await reply.read(), reply.status
             except ApiError as error:
                 raise ReaderError(f"the reader {self._url} cannot be used: {error}") from error
-            if status not in RETRY_STATUS and status < 500:
+            if (status not in RETRY_STATUS and status < 500) or attempt == ATTEMPTS:
                 break
-            if attempt < ATTEMPTS - 1:
-                log.warning("the reader answered with status %d; trying again", status)
-                await asyncio.sleep(2.0**attempt)
+            log.warning("the reader answered with status %d; trying again", status)
+            await asyncio.sleep(2.0 ** (attempt - 1))
         try:
             return status, orjson.loads(raw)
         except orjson.JSONDecodeError:

@@ -98,12 +98,14 @@ class Evaluation:
         for method in self.methods:
             if not self._is_missing(case, method):
                 continue
+            answer: ReaderAnswer | None = None
             if method.name == LATENT:
                 smaller, answer = await self._answer_from_memories(case, method)
             else:
                 target = self._choose_target(case, method, tokens_before)
                 smaller = await self.compressors.compress(method, case, target, self.counter)
-                answer = None if self.reader is None else await self.reader.answer(smaller.text, case.question)
+                if self.reader is not None:
+                    answer = await self.reader.answer(smaller.text, case.question)
             self.record_file.add(self._build_record(case, method, tokens_before, smaller, answer))
 
     def _choose_target(self, case: Case, method: Method, tokens_before: int) -> int:

@@ -57,7 +57,10 @@ class LiteralModel:
         self.tokenizer = Tokenizer.from_file(str(tiny / "base" / "tokenizer.json"))
         self.memory_names = [f"<MEM{index}>" for index in range(MEMORIES)]
         added = [*self.memory_names, "<AE>", "<ENC>", "<SEP>"]
-        self.tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in added])
+        for name in added:
+            self.tokenizer.add_special_tokens(  # pyright: ignore[reportUnknownMemberType]
+                [AddedToken(name, special=True, normalized=False)]
+            )
 
     def encode_text(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -65,7 +68,8 @@ class LiteralModel:
     def linear(self, name: str, x: Tensor, adapter: str) -> Tensor:
         pair = self.adapters[adapter]
         down, up = pair[f"{name}.lora_A.weight"].double(), pair[f"{name}.lora_B.weight"].double()
-        return self.weights[f"{name}.weight"] @ x + 2.0 * (up @ (down @ x))
+        low_rank: Tensor = up @ (down @ x)
+        return self.weights[f"{name}.weight"] @ x + 2.0 * low_rank
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         return self.weights[f"{name}.weight"] * x / torch.sqrt((x * x).mean() + self.config["rms_norm_eps"])
