@@ -11,6 +11,7 @@ from .methods import FULL_TEXT
 from .records import Record
 
 RESAMPLES = 2000
+_BLOCK = 100  # resamples at once; all together would take much memory for many questions
 _SEED = 2026
 
 
@@ -88,8 +89,8 @@ def _summarise_group(group: Sequence[Record], full: Mapping[tuple[str, str], flo
         sum(record.compress_seconds for record in group) / len(group),
         sum(record.reader_seconds for record in group) / len(group),
         sum(bool(record.error) for record in group),
-        Counter(record.reason for record in group if record.reason),
-        Counter(record.compressor for record in group),
+        dict(Counter(record.reason for record in group if record.reason)),
+        dict(Counter(record.compressor for record in group)),
     )
 
 
@@ -99,6 +100,7 @@ def bootstrap_mean(values: Sequence[float]) -> Interval | None:
         return None
     array = np.asarray(values, dtype=np.float64)
     generator = np.random.default_rng(_SEED)
-    means = np.array([array[generator.integers(0, len(array), len(array))].mean() for _ in range(RESAMPLES)])
+    draws = (generator.integers(0, len(array), (_BLOCK, len(array))) for _ in range(RESAMPLES // _BLOCK))
+    means = np.concatenate([array[block].mean(axis=1) for block in draws])
     low, high = np.percentile(means, (2.5, 97.5))
     return Interval(float(array.mean()), float(low), float(high), len(values))
