@@ -16,6 +16,7 @@ _WIDTH, _PANEL_HEIGHT = 860, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 190, 56, 56  # margins of a panel; the legend is in the right one
 _STYLE = 'font-family="system-ui, sans-serif" font-size="13" fill="#1a1a1a"'
 COLOURS = ("#0072B2", "#B44A00", "#007A5A", "#A8467F", "#8A6100", "#2F6F95", "#5B4B9A", "#555555")
+_LABEL_WIDTH = 30  # pixels
 _MARKERS = ("circle", "square", "triangle", "diamond")
 _TICKS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 
@@ -117,12 +118,18 @@ def _draw_series(scale: _Scale, line: Sequence[_Point], index: int) -> list[str]
     pixels = [(scale.x(point.tokens), scale.y(point.quality.mean)) for point in line]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
     parts = [f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>']
+    labels: list[tuple[float, float, str]] = []
     for point, (x, y) in zip(line, pixels, strict=True):
         low, high = scale.y(point.quality.low), scale.y(point.quality.high)
         parts.append(f'<line x1="{x:.1f}" y1="{low:.1f}" x2="{x:.1f}" y2="{high:.1f}" stroke="{colour}"/>')
         parts.append(_marker(x, y, index))
-        if point.label:
-            parts.append(f'<text x="{x + 7:.1f}" y="{y - 7:.1f}" font-size="11" fill="{colour}">{point.label}</text>')
+        if labels and x - labels[-1][0] < _LABEL_WIDTH:
+            labels[-1] = (x, y, f"{labels[-1][2]}, {point.label}")
+        else:
+            labels.append((x, y, point.label))
+    offset = -9 if index % 2 else 18  # neighbours have their labels on opposite sides
+    for x, y, label in labels:
+        parts.append(f'<text x="{x + 6:.1f}" y="{y + offset:.1f}" font-size="11" fill="{colour}">{label}</text>')
     return parts
 
 
