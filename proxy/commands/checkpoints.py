@@ -38,7 +38,7 @@ _MISSING_EXTRA = "the extra [clara] is not installed"
 class CheckpointEntry(NamedTuple):
     """A published checkpoint: its minimum size without the base model, and its local folder if it is complete.
 
-    `use` says what it is good for.
+    `purpose` says what it is good for.
     """
 
     repo: str
@@ -46,7 +46,7 @@ class CheckpointEntry(NamedTuple):
     size_bytes: int
     licence: str
     local: Path | None
-    use: str
+    purpose: str = ""
 
 
 class CheckpointFinding(NamedTuple):
@@ -145,7 +145,7 @@ def list_checkpoints(hub: Hub | None = None) -> list[CheckpointEntry]:
                 model.size_bytes,
                 find_licence(model.repo),
                 _find_complete(hub, model.repo, model.subfolder),
-                model.use,
+                model.purpose,
             )
             for model in KNOWN_MODELS
         ),

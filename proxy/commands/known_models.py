@@ -13,13 +13,13 @@ LICENCES = {  # by owner
 class KnownModel(NamedTuple):
     """A published checkpoint; `subfolder` is "" if it is at the top of its repository.
 
-    `size_bytes` is the least it takes without its base model, and `use` says what it is good for.
+    `size_bytes` is the least it takes without its base model, and `purpose` says what it is good for.
     """
 
     repo: str
     subfolder: str
     size_bytes: int
-    use: str
+    purpose: str
 
 
 def compute_latent_size(adapters: int, memory_tokens: int) -> int:

@@ -28,7 +28,7 @@ Base = Annotated[
 
 @app.command("list")
 def list_models(as_json: options.AsJson = False) -> None:
-    """List the published checkpoints with size, license, use and local folder."""
+    """List the published checkpoints with size, license, purpose and local folder."""
     from . import checkpoints  # noqa: PLC0415
 
     entries = list(checkpoints.list_checkpoints(_open_hub()))
@@ -38,7 +38,7 @@ def list_models(as_json: options.AsJson = False) -> None:
     for entry in entries:
         size = checkpoints.format_size(entry.size_bytes)
         name = f"{entry.repo} {entry.subfolder}".rstrip()
-        typer.echo(f"{name}: {size}, {entry.licence}; {entry.use}; {entry.local or 'not downloaded'}")
+        typer.echo(f"{name}: {size}, {entry.licence}; {entry.purpose}; {entry.local or 'not downloaded'}")
 
 
 @app.command()

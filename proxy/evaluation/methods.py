@@ -1,24 +1,23 @@
 """The ways to make a text smaller that an evaluation compares: every mode of this installation, and baselines.
 
-A mode is an engine of `services.create_engines`, so a new mode needs no change here.
+A mode is an engine of `services.open_engines`, so a new mode needs no change here.
 """
 
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
 from ...compression.clara.async_engine import ClaraBackend
-from ...compression.clara.compressors import MODEL_COMPRESSORS
 from ...compression.compressor import Task
 from ...compression.engine import CompressionJob, Engine
 from ...compression.tokens import TokenCounter
 from ...config.settings import Settings
 from ..runtime import local_model
-from ..runtime.services import create_engines
+from ..runtime.services import open_engines
 from .baselines import BASELINES
 from .cases import Case
 
@@ -26,6 +25,8 @@ FULL_TEXT = "full"
 LATENT = "latent"
 EXTRACT = "extract"
 NO_RATIO = 0.0
+_CLARA_METHODS = frozenset({"answer", "summary", LATENT})
+_MODEL_SETTINGS = {"prune": "pruner"}  # the settings that name the models of other modes
 _UNSIZED_MODES = frozenset({"summary"})  # their size does not follow the ratio
 _DEADLINE_MARGIN = 3600.0  # seconds for a passage: an evaluation waits, and modes have a limit of their own
 
@@ -80,7 +81,7 @@ class Compressors:
 
     def uses_clara(self, methods: Sequence[Method]) -> bool:
         """Return True if a method needs the local model."""
-        return any(method.name == LATENT or method.name in MODEL_COMPRESSORS for method in methods)
+        return any(method.name in _CLARA_METHODS for method in methods)
 
     async def compress(self, method: Method, case: Case, target: int, counter: TokenCounter) -> SmallerText:
         """Return the text of a case in at most some `target` tokens; never fails."""
@@ -98,8 +99,8 @@ class Compressors:
         return SmallerText(outcome.text, outcome.tokens, outcome.seconds, outcome.compressor)
 
     def _find_model(self, name: str) -> str:
-        if name != LATENT and name not in MODEL_COMPRESSORS:
-            return ""
+        if name not in _CLARA_METHODS:
+            return str(getattr(self.settings, _MODEL_SETTINGS.get(name, ""), None) or "")
         subfolder = self.settings.subfolder
         return (local_model.resolve_local_model(self.settings) or "") + (f"/{subfolder}" if subfolder else "")
 
@@ -108,12 +109,6 @@ class Compressors:
 async def open_compressors(settings: Settings) -> AsyncGenerator[Compressors]:
     """Open every mode of these settings. Latents are kept in a temporary folder, unless `CLARA_CACHE` names one."""
     with tempfile.TemporaryDirectory(prefix="clara-eval-") as folder:
-        clara = local_model.create_clara(settings, Path(folder))
-        engines = create_engines(settings, clara)
-        try:
+        async with AsyncExitStack() as stack:
+            clara, engines, *_ = open_engines(settings, Path(folder), stack)
             yield Compressors(settings, engines, clara)
-        finally:
-            for engine in engines.values():
-                engine.close()
-            if clara is not None:
-                await clara.aclose()

@@ -99,7 +99,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         health = StoreHealth({"ledger": ledger.check, "originals": originals.check})
         watching = asyncio.create_task(health.watch())
         stack.callback(watching.cancel)
-        clara, engines = _open_engines(settings, folder, stack)
+        clara, engines = open_engines(settings, folder, stack)
         chat_upstream = _create_upstream(settings, stack, decompress=True)
         raw_upstream = _create_upstream(settings, stack, decompress=False)
         providers = LitellmProviders(settings.models, list_litellm_prefixes(settings), settings.read_timeout)
@@ -131,13 +131,14 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         )
 
 
-def _open_engines(
+def open_engines(
     settings: Settings, folder: Path, stack: AsyncExitStack
 ) -> tuple[ClaraBackend | None, dict[str, Engine]]:
+    """Return CLaRa and the engines by mode; `stack` closes them."""
     clara = local_model.create_clara(settings, folder)
     if clara is not None:
         stack.push_async_callback(clara.aclose)
-    engines = create_engines(settings, clara)
+    engines = _create_engines(settings, clara)
     for engine in engines.values():
         stack.callback(engine.close)
     return clara, engines
@@ -290,7 +291,7 @@ def list_litellm_prefixes(settings: Settings) -> tuple[str, ...]:
     return settings.litellm_providers if is_default or "litellm_providers" in settings.model_fields_set else ()
 
 
-def create_engines(settings: Settings, clara: ClaraBackend | None) -> dict[str, Engine]:
+def _create_engines(settings: Settings, clara: ClaraBackend | None) -> dict[str, Engine]:
     """Return the engines by mode. An engine of CLaRa has one thread for each passage of a batch.
 
     clara-nano gets no engine of its own: it is not trained for the documents of `answer` and `summary`. PISCO gets none

@@ -200,7 +200,7 @@ def test_list_marks_complete_local_checkpoints(complete_checkpoint: Path, tmp_pa
     assert len({(entry.repo, entry.subfolder) for entry in entries}) == 7
     assert [entry.local for entry in entries if entry.local] == [folder / "compression-16"]
     assert all("research only" in entry.licence for entry in entries if entry.repo.startswith("apple/"))
-    assert all(entry.use for entry in (nano, *entries))
+    assert all(entry.purpose for entry in (nano, *entries))
     (pisco,) = [entry for entry in entries if entry.repo == "naver/pisco-mistral"]
     assert (pisco.subfolder, "non-commercial" in pisco.licence) == ("", True)
     assert pisco.size_bytes == 2 * 83_886_080 + 2 * 32_011 * 4096 * 2

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -201,13 +201,14 @@ class FirstWords:
 
 
 def test_new_mode_is_measured_without_a_change(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create_engines = evaluation_methods.create_engines
+    open_engines = evaluation_methods.open_engines
 
-    def create_more(settings: Settings, clara: Any) -> dict[str, Engine]:
+    def open_more(settings: Settings, folder: Path, stack: AsyncExitStack) -> tuple[Any, dict[str, Engine]]:
+        clara, engines = open_engines(settings, folder, stack)
         engine = Engine(workers=1, queue_limit=9, cache_bytes=0, find_compressor=lambda _: FirstWords())
-        return create_engines(settings, clara) | {"prune": engine}
+        return clara, engines | {"prune": engine}
 
-    monkeypatch.setattr(evaluation_methods, "create_engines", create_more)
+    monkeypatch.setattr(evaluation_methods, "open_engines", open_more)
     rows = run_json(data, "--ratios", "4", "--methods", "full,extract,prune")
     assert list(rows) == [("full", 0), ("extract", 4), ("prune", 4)]
     assert rows["prune", 4]["compressors"] == {"prune": COUNT}
