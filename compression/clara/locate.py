@@ -59,7 +59,7 @@ def find_checkpoint_folder(source: str | Path, subfolder: str | None, access: Hu
 
 
 def list_subfolders(subfolder: str | None) -> list[str]:
-    """Return where a repository may hold the checkpoint: in a subfolder, else in `compression-16` or at its top."""
+    """Return the possible folders of a repository's checkpoint: the subfolder, or `compression-16` and the top."""
     return [subfolder] if subfolder else [DEFAULT_SUBFOLDER, "."]
 
 

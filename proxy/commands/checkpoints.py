@@ -36,10 +36,7 @@ _MISSING_EXTRA = "the extra [clara] is not installed"
 
 
 class CheckpointEntry(NamedTuple):
-    """A published checkpoint: its minimum size without the base model, and its local folder if it is complete.
-
-    `purpose` says what it is good for.
-    """
+    """A published checkpoint: its minimum size without the base model, and its local folder if it is complete."""
 
     repo: str
     subfolder: str

@@ -1,4 +1,4 @@
-"""The command `clara-proxy eval`: what each way to compress keeps of the answers to your own questions."""
+"""The command `clara-proxy eval`: compares compressors on questions with known answers."""
 
 import asyncio
 import io
@@ -123,7 +123,7 @@ async def _measure(
     reader_options: tuple[str | None, str | None],
     run_options: tuple[Path, int],
 ) -> "list[Record]":
-    """Measure what is missing; return the records of these cases, of earlier runs with other models, too."""
+    """Measure missing records; return all records of these cases, of earlier runs with other models, too."""
     from ...compression.tokens import get_token_counter  # noqa: PLC0415
     from ..evaluation.methods import open_compressors  # noqa: PLC0415
     from ..evaluation.records import RecordFile  # noqa: PLC0415
@@ -248,7 +248,7 @@ def _format_notes(rows: "Sequence[SummaryRow]") -> list[str]:
             counts = ", ".join(f"{reason} {count}" for reason, count in row.reasons.items())
             notes.append(f"{name}: {sum(row.reasons.values())} texts unchanged ({counts})")
         if row.errors:
-            notes.append(f"{name}: the reader refused {row.errors} texts, which count as wrong answers")
+            notes.append(f"{name}: the reader refused {row.errors} texts; they count as wrong answers")
     return notes
 
 

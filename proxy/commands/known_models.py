@@ -13,7 +13,7 @@ LICENCES = {  # by owner
 class KnownModel(NamedTuple):
     """A published checkpoint; `subfolder` is "" if it is at the top of its repository.
 
-    `size_bytes` is the least it takes without its base model, and `purpose` says what it is good for.
+    `size_bytes` is its minimum size without the base model.
     """
 
     repo: str

@@ -71,7 +71,7 @@ BASELINES: dict[str, Callable[[Task], str]] = {"bm25": rank_by_bm25, "head-tail"
 
 
 def _fill_budget(pieces: Sequence[str], budget: float, count: Callable[[str], int]) -> int:
-    """Return the number of words from the beginning whose tokens fit."""
+    """Return the number of words at the beginning that fit into a budget of tokens."""
     used = 0
     for index, piece in enumerate(pieces):
         used += count(piece)

@@ -24,7 +24,7 @@ class EvaluationDataError(ValueError):
 
 
 class Document(NamedTuple):
-    """A document with its title, which may be empty."""
+    """A document and its title; the title may be empty."""
 
     title: str
     text: str
@@ -60,7 +60,7 @@ class Case(NamedTuple):
 
 
 def read_cases(path: Path, limit: int | None = None, seed: int = 0) -> list[Case]:
-    """Read a file; with `limit`, a sample of that many cases, which a larger limit extends.
+    """Read a file; with `limit`, a sample of that many cases. A larger limit extends the sample.
 
     Raises `EvaluationDataError` for a file that cannot be read, and for an invalid line, with its number.
     """

@@ -64,7 +64,7 @@ class Compressors:
         return [FULL_TEXT, *self.engines, *latent, *BASELINES]
 
     def list_methods(self, names: Sequence[str], ratios: Sequence[float]) -> list[Method]:
-        """Return the methods at their sizes, in the order in which they are measured.
+        """Return the methods at their sizes, in the order of measurement.
 
         CLaRa's own answers have the compression rates of the model, the full text and summaries one size.
         """

@@ -1,7 +1,7 @@
 """Draws quality against tokens as one SVG file, with one panel for each data file.
 
-Series differ in colour, marker and label. The colours are those of Okabe and Ito, which differ for every kind of colour
-vision, darkened to a contrast of at least 4.5 to 1 with the white ground.
+Series differ in colour, marker and label. The colours are those of Okabe and Ito for all kinds of colour vision,
+darkened to a contrast of at least 4.5 to 1 with the white ground.
 """
 
 from collections.abc import Sequence

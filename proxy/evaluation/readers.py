@@ -116,7 +116,7 @@ class EndpointReader:
 
 
 class ClaraReader:
-    """The local CLaRa, which reads every text through its memories."""
+    """The local CLaRa; it compresses every text to memories and reads these."""
 
     def __init__(self, clara: ClaraBackend, seconds: float) -> None:
         self.name = "clara"

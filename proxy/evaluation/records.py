@@ -1,6 +1,6 @@
 """The results of an evaluation, one record for each question, method and size, in a file of JSON lines.
 
-An unfinished evaluation is resumed from this file: what is in it is not measured again.
+An unfinished evaluation is resumed from this file: stored records are not measured again.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 
 class RecordKey(NamedTuple):
-    """What a record depends on: the case, the method with its model and ratio, the reader, and the version."""
+    """The conditions of a record: the case, the method with its model and ratio, the reader, and the version."""
 
     case: str
     method: str
@@ -25,9 +25,9 @@ class RecordKey(NamedTuple):
 class Record:
     """One compressed text and the answer from it. Sizes in tokens; a ratio of 0 means that the method has none.
 
-    `kept` says if an answer is verbatim in the text, None if none is in the original. `em` and `f1` are None without a
-    reader. `reason` is why the text was left unchanged; `error` why the reader refused it. `compressor` names what
-    wrote the text: a mode of CLaRa extracts what it cannot answer.
+    `kept` is True if an answer is verbatim in the text, and None if the original has no answer. Without a reader, there
+    is no `prediction`, `em` and `f1`. `reason` explains a text left unchanged, `error` a refusal of the reader.
+    `compressor` names the writer of the text: a mode of CLaRa extracts if it has no answer.
     """
 
     data: str
@@ -51,7 +51,7 @@ class Record:
 
     @property
     def key(self) -> RecordKey:
-        """Return what the record depends on."""
+        """Return the key of the record."""
         return RecordKey(self.case, self.method, self.model, self.ratio, self.reader, self.version)
 
 

@@ -33,7 +33,7 @@ class Evaluation:
         return RecordKey(case.name, method.name, method.model, method.ratio, reader, self.version)
 
     async def run(self, cases: Sequence[Case], on_progress: Callable[[], None]) -> None:
-        """Measure what is not in the record file yet; `on_progress` is called after each case.
+        """Measure everything that is not in the record file yet; `on_progress` is called after each case.
 
         Raises `ReaderError` if the reader does not work; finished records stay in the file.
         """

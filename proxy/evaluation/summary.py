@@ -28,8 +28,8 @@ class Interval(NamedTuple):
 class SummaryRow:
     """One method at one ratio on one data file; sizes in tokens, shares from 0 to 1, seconds a question.
 
-    `kept` is the share of questions whose answer is verbatim in the text, of those answered by the original. The
-    differences to the full text are paired. `reasons` count texts left unchanged, `compressors` what wrote the text.
+    `kept` is the share of texts with a verbatim answer, of those answered by the original. The differences to the full
+    text are paired. `reasons` count texts left unchanged, `compressors` the writers of the texts.
     """
 
     data: str

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from clara_proxy.compression.compressor import CompressedPassage, Gap, Task
 from clara_proxy.compression.engine import Engine
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands import cli
 from clara_proxy.proxy.evaluation import methods as evaluation_methods
+from clara_proxy.proxy.runtime import services
 
 COUNT = 6
 TOWNS = ("Arlen", "Brock", "Corbin", "Dunmore", "Elgin", "Farley")
@@ -67,7 +67,7 @@ def run_reader() -> Generator[ReaderServer]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *_: Any) -> None:
+        def log_request(self, code: object = "-", size: object = "-") -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -201,7 +201,7 @@ class FirstWords:
 
 
 def test_new_mode_is_measured_without_a_change(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_engines = evaluation_methods.open_engines
+    open_engines = services.open_engines
 
     def open_more(settings: Settings, folder: Path, stack: AsyncExitStack) -> tuple[Any, dict[str, Engine]]:
         clara, engines = open_engines(settings, folder, stack)

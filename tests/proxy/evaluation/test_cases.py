@@ -36,23 +36,23 @@ def test_several_questions_about_one_text(tmp_path: Path) -> None:
     assert [(case.question, case.answers) for case in cases] == [("Who?", ("Ada",)), ("What?", ("it", "the book"))]
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("{", "not JSON"),
-        ("[1]", "not a JSON object"),
-        ({"document": "x", "answer": "y"}, "`question` must be a text"),
-        (GOOD | {"question": 3}, "`question` must be a text"),
-        ({"question": "Who?", "answer": "y"}, "no text in `document`, `context`, `text`, `documents`, `docs`"),
-        (GOOD | {"document": " "}, "no text in"),
-        ({"question": "Who?", "documents": [{"body": "x"}], "answer": "y"}, "objects with `text`"),
-        ({"question": "Who?", "document": "x"}, "no answer"),
-        (GOOD | {"answer": ""}, "`answer` must be a text"),
-        (GOOD | {"answers": []}, "`answers` must be a text"),
-        (GOOD | {"answers": ["a", None]}, "`answers` must be a text"),
-        ({"text": "x", "questions": "Who?"}, "`questions` must be a list"),
-    ],
-)
+INVALID_LINES: list[tuple[Any, str]] = [
+    ("{", "not JSON"),
+    ("[1]", "not a JSON object"),
+    ({"document": "x", "answer": "y"}, "`question` must be a text"),
+    (GOOD | {"question": 3}, "`question` must be a text"),
+    ({"question": "Who?", "answer": "y"}, "no text in `document`, `context`, `text`, `documents`, `docs`"),
+    (GOOD | {"document": " "}, "no text in"),
+    ({"question": "Who?", "documents": [{"body": "x"}], "answer": "y"}, "objects with `text`"),
+    ({"question": "Who?", "document": "x"}, "no answer"),
+    (GOOD | {"answer": ""}, "`answer` must be a text"),
+    (GOOD | {"answers": []}, "`answers` must be a text"),
+    (GOOD | {"answers": ["a", None]}, "`answers` must be a text"),
+    ({"text": "x", "questions": "Who?"}, "`questions` must be a list"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), INVALID_LINES)
 def test_invalid_line_is_named_with_its_number(tmp_path: Path, line: Any, words: str) -> None:
     path = write(tmp_path / "x.jsonl", GOOD, "", line)
     with pytest.raises(EvaluationDataError) as raised:
