@@ -34,13 +34,12 @@ class ReaderError(Exception):
 
 
 class ReaderAnswer(NamedTuple):
-    """A prediction, the tokens of its prompt as the reader counts them, and its seconds.
+    """A prediction and its seconds.
 
     A refused request, such as one that exceeds the reader's window, has an `error` and an empty prediction.
     """
 
     text: str
-    prompt_tokens: int
     seconds: float
     error: str = ""
 
@@ -85,13 +84,12 @@ class EndpointReader:
             status, reply = await self._post({"model": self.name, "messages": [message], **self._limits})
         seconds = perf_counter() - started
         if status in (400, 413, 422):
-            return ReaderAnswer("", 0, seconds, f"status {status}: {_describe(reply)}")
+            return ReaderAnswer("", seconds, f"status {status}: {_describe(reply)}")
         if status != 200:
             raise ReaderError(f"the reader {self._url} answered with status {status}: {_describe(reply)}")
         try:
             content: Any = reply["choices"][0]["message"].get("content")
-            prompt_tokens: Any = reply["usage"]["prompt_tokens"] if reply.get("usage") else 0
-            return ReaderAnswer(str(content or ""), int(prompt_tokens), seconds)
+            return ReaderAnswer(str(content or ""), seconds)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ReaderError(f"the reader {self._url} sent no chat completion") from error
 
@@ -135,8 +133,8 @@ async def read_memories(
     try:
         reply = await clara.answer(documents, question, MAX_ANSWER_TOKENS, seconds)
     except ClaraError as error:
-        return ReaderAnswer("", 0, perf_counter() - started, str(error)), 0
-    return ReaderAnswer(reply.text, reply.prompt_tokens, perf_counter() - started), reply.memory_tokens
+        return ReaderAnswer("", perf_counter() - started, str(error)), 0
+    return ReaderAnswer(reply.text, perf_counter() - started), reply.memory_tokens
 
 
 def _describe(reply: Any) -> str:
