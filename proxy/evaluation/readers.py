@@ -80,8 +80,9 @@ class EndpointReader:
         started = perf_counter()
         status, reply = await self._post({"model": self.name, "messages": [message], **self._limits})
         if status == 400 and "max_tokens" in self._limits and any(name in str(reply) for name in _REJECTED_FIELDS):
-            self._limits = {"max_completion_tokens": 64 * MAX_ANSWER_TOKENS}  # reasoning counts, too
-            status, reply = await self._post({"model": self.name, "messages": [message], **self._limits})
+            limits = {"max_completion_tokens": 64 * MAX_ANSWER_TOKENS}  # reasoning counts, too
+            status, reply = await self._post({"model": self.name, "messages": [message], **limits})
+            self._limits = limits if status == 200 else self._limits  # a text that is too long may name them, too
         seconds = perf_counter() - started
         if status in (400, 413, 422):
             return ReaderAnswer("", seconds, f"status {status}: {_describe(reply)}")

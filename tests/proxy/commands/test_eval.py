@@ -170,7 +170,7 @@ def test_reader_that_does_not_work_ends_the_command(data: Path, reader: ReaderSe
 
 
 def test_refused_text_counts_as_a_wrong_answer(data: Path, reader: ReaderServer) -> None:
-    reader.status, reader.error = 400, "the prompt is too long"
+    reader.status, reader.error = 400, "the prompt and max_tokens are too long"
     options = ("--methods", "full,extract", "--ratios", "4", "--reader-url", reader.url, "--reader-model", "m")
     rows = run_json(data, *options)
     assert (rows["full", 0]["errors"], rows["extract", 4]["errors"]) == (COUNT, 0)
