@@ -39,6 +39,7 @@ from . import (
     vector_stores,
 )
 from . import config as config_commands
+from . import eval as evaluation
 from .options import AsJson, Config, DataDir, Ratio, exit_with_error
 
 app = typer.Typer(
@@ -268,6 +269,7 @@ app.command()(processes.stop)
 app.command()(digest.digest)
 app.command()(replay.replay)
 app.command()(train.train)
+app.command("eval")(evaluation.evaluate)
 app.command()(mcp.mcp)
 app.command()(reference.reference)
 app.add_typer(service.app, name="service")

@@ -134,7 +134,10 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
 def open_engines(
     settings: Settings, folder: Path, stack: AsyncExitStack
 ) -> tuple[ClaraBackend | None, dict[str, Engine], frozenset[str]]:
-    """Return CLaRa, the engines by mode, and the kinds of content that only the pruner compresses."""
+    """Return CLaRa, the engines by mode, and the kinds of content that only the pruner compresses.
+
+    `stack` closes the engines.
+    """
     clara = local_model.create_clara(settings, folder)
     if clara is not None:
         stack.push_async_callback(clara.aclose)
@@ -299,7 +302,8 @@ def list_litellm_prefixes(settings: Settings) -> tuple[str, ...]:
 def _create_engines(settings: Settings, clara: ClaraBackend | None) -> dict[str, Engine]:
     """Return the engines by mode. An engine of CLaRa has one thread for each passage of a batch.
 
-    clara-nano gets no engine of its own: it is not trained for the documents of `answer` and `summary`.
+    clara-nano gets no engine of its own: it is not trained for the documents of `answer` and `summary`. PISCO gets none
+    for `summary`.
     """
     cache_bytes = settings.cache_mb * 2**20
     engines = {"extract": Engine(workers=settings.workers, queue_limit=settings.queue, cache_bytes=cache_bytes)}
@@ -308,7 +312,8 @@ def _create_engines(settings: Settings, clara: ClaraBackend | None) -> dict[str,
             AnswerCompressor(clara.worker, registry.find_compressor, timeout=settings.clara_timeout),
             SummaryCompressor(clara.worker, registry.find_compressor, timeout=settings.clara_timeout),
         ):
-            engines[compressor.name] = _create_model_engine(settings, compressor)
+            if compressor.name != SummaryCompressor.name or local_model.can_paraphrase(settings):
+                engines[compressor.name] = _create_model_engine(settings, compressor)
     return engines
 
 
