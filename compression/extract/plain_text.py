@@ -13,7 +13,7 @@ from itertools import pairwise
 from math import log
 
 from ..compressor import CompressedPassage, Task
-from .core import answer_types, bm25, line_values, lines, records, severity
+from .core import answer_types, bm25, line_values, lines, record_starts, records, severity, thinning
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.lines import LineWeights
@@ -92,7 +92,8 @@ class PlainTextCompressor:
 
     def compress(self, task: Task) -> CompressedPassage | None:
         """Keep verdicts and errors, matches of the question, rare lines, and both ends."""
-        weights, text = self.weights, task.text
+        weights, task = self.weights, _thin(task)
+        text = task.text
         spans = lines.find_line_spans(text)
         if not spans:
             return None
@@ -265,6 +266,21 @@ class PlainTextCompressor:
                     scores[index] * (0.5 + 0.5 * record_score) + record_weight * record_score + inherited[index]
                 )
         return scores
+
+
+def _thin(task: Task) -> Task:
+    """Leave out most records of a long text, but none with a value that the question asks for, and no line above."""
+    if not thinning.is_long(task):
+        return task
+    starts = record_starts.RecordStarts(task.text)
+    if not starts.is_known:
+        return task
+    needed = list(starts.roots)
+    if answer_types.GREATEST.search(task.question) or answer_types.LEAST.search(task.question):
+        spans = lines.find_line_spans(task.text)
+        query = bm25.parse_query(task.question)
+        needed += [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]
+    return thinning.thin(task, starts.find_cut, needed)
 
 
 def score_records(

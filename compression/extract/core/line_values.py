@@ -12,6 +12,7 @@ ASKED_LINES = 3  # with the greatest or least values of a field
 MAX_COLUMNS = 10  # of lines with columns, from the left
 MIN_NUMERIC_SHARE = 0.8  # of the lines with a number in a column
 MIN_COLUMN_LINES = 5
+SAMPLED_ROWS = 400  # lines examined to find columns of numbers
 MIN_ALIKE_LINES = 12  # whose numbers are compared
 MAX_COMPARED_NUMBERS = 12  # of a line
 MAX_NAMED_LINES = 5  # more lines with a key are not told apart by it
@@ -53,8 +54,14 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
 
 def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, str]]]:
     """Yield the columns of numbers of lines with columns, such as those of `du` and `git diff --stat`."""
-    rows = [text[start:end].split(None, MAX_COLUMNS)[:MAX_COLUMNS] for start, end in spans]
-    for column in range(MAX_COLUMNS):
+    step = max(1, len(spans) // SAMPLED_ROWS)
+    sample = [text[start:end].split(None, MAX_COLUMNS)[:MAX_COLUMNS] for start, end in spans[::step]]
+    counts = [sum(len(row) > column and is_quantity(row[column]) for row in sample) for column in range(MAX_COLUMNS)]
+    numeric = [column for column, count in enumerate(counts) if 2 * count >= MIN_NUMERIC_SHARE * len(sample)]
+    if not numeric:
+        return
+    rows = [text[start:end].split(None, numeric[-1] + 1)[: numeric[-1] + 1] for start, end in spans]
+    for column in numeric:
         values = [
             (index, row[column]) for index, row in enumerate(rows) if len(row) > column and is_quantity(row[column])
         ]
