@@ -12,7 +12,7 @@ from math import log, sqrt
 
 from ..compressor import CompressedPassage, Task
 from . import search
-from .core import lines, severity, stack_traces
+from .core import lines, severity, stack_traces, thinning
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.scoring import boost_ends, score_question, smooth_scores
@@ -36,6 +36,16 @@ _ROLE = re.compile(  # the part of a line in a failure
     r"|(?P<place>\s*(?:-->|:::|╭─\[|┌─|at) \S{1,300}:\d+|\S{1,300}:\d+: [\w.]{1,100}\s*$"
     r"|\s{1,12}[\w./-]{1,200}\.\w{1,5}:\d+: \S)"
     r"|(?P<pointer>\s*>\s{1,4}(?:\d+ \||\S))"
+)
+_RESULT = (  # of one test
+    r"(?=\S{1,300}::\S{1,300} (?:PASSED|FAILED|SKIPPED|ERROR|XFAIL)\b|(?:PASSED|FAILED|ERROR) \S|(?:not )?ok \d"
+    r"|test \S{1,300} \.\.\. |(?:PASS|FAIL)  ?\S|--- (?:PASS|FAIL|SKIP): |\[(?:INFO|ERROR|WARNING)\] )"
+)
+_TITLE_LINE = re.compile(r"\n(?:_{2,} \S[^\n]{0,200} _{2,}|\s{0,8}● \S|\s{0,6}\d{1,4}\) \S|-{4} \S|={2,} (?:FAIL|ERROR): )")
+_SECTION_START = re.compile(rf"{_TITLE_LINE.pattern.replace('n(?:', 'n(?=', 1)}|\n(?===+ )|\n{_RESULT}")
+_FAILURE_START = re.compile(
+    rf"\n[ \t\r]{{0,8}}\n(?=[^\s)}}\]])(?!Caused by|Suppressed|During handling|The above)|\n{_RESULT}"
+    r"|(?<=\d\))\n(?=[\w.$]{1,200}(?:Exception|Error)\b)"  # after the last frame of Java or JavaScript
 )
 _DIFF_LINE = re.compile(r"\s*[-+](?!\s*$)")
 _EXPLANATION = re.compile(r"E\s{2,}")  # of pytest
@@ -75,7 +85,8 @@ class ReportCompressor:
 
     def compress(self, task: Task) -> CompressedPassage | None:
         """Keep every verdict once, the ends of the traces, and matches of the question."""
-        text, weights = task.text, self.weights
+        weights, task = self.weights, _thin(task)
+        text = task.text
         trace = stack_traces.group_frames(text, lines.find_line_spans(text))
         templates = lines.extract_placeless_templates(text, trace.spans)
         grades = _grade_explanations(text, trace, severity.grade_lines(text, trace.spans), weights)
@@ -133,6 +144,21 @@ class ReportCompressor:
                 scores.append(matches[index] * (0.5 + 0.5 / occurrence) + reported / decay)
         boost_ends(scores, weights.edge_bonus)
         return scores
+
+
+def _thin(task: Task) -> Task:
+    """Leave out most results and failures of a long report."""
+    text = task.text
+    if not thinning.is_long(task):
+        return task
+    has_titles = _TITLE_LINE.search(text) is not None
+    start = _SECTION_START if has_titles else _FAILURE_START
+
+    def find_cut(offset: int) -> int:
+        match = start.search(text, max(0, offset - 1))
+        return match.end() if match is not None else len(text)
+
+    return thinning.thin(task, find_cut)
 
 
 def _score_reasons(text: str, trace: TraceLines, grades: Sequence[int], bonus: float) -> list[float]:

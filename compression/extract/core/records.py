@@ -73,7 +73,10 @@ def find_structure(text: str, spans: Sequence[Span]) -> Structure:
         for start, (_, end) in zip(starts, spans, strict=True)
     ]
     openers, is_flat = _find_openers(text, spans, indents, keys, blocks, closers)
-    if is_flat or indentation.are_numbers_aligned(text, starts, indents):
+    is_prefixed = any(indents) and (
+        indentation.are_numbers_aligned(text, starts, indents) or indentation.are_marks_aligned(text, spans)
+    )
+    if is_flat or is_prefixed:
         indents = [0] * len(indents)
     if text.startswith(("<", "\ufeff<")):
         indentation.indent_elements(text, spans, starts, indents)

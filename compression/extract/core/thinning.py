@@ -13,7 +13,7 @@ from math import log
 from statistics import median_low
 
 from ...compressor import Task
-from . import bm25, severity
+from . import bm25, lines, severity
 from .bm25 import Span
 
 MAX_CHARACTERS = 64_000  # of a text that is scored as a whole, besides the shares below
@@ -25,7 +25,7 @@ CHARACTERS_PER_TOKEN = 4
 MAX_TERM_CHARACTERS = 40
 NOVELTY_WEIGHT = 1.0
 SEVERITY_WEIGHT = 1.0
-_DIGITS_TO_ZERO = str.maketrans("123456789", "000000000")
+_WORD_TABLE = {code: "0" if chr(code).isdigit() else " " for code in range(128) if not chr(code).isalpha()}
 _SEVERE_WORDS = (
     *("error", "fail", "exception", "fatal", "panic", "critical", "denied", "refused", "timed out", "killed", "assert"),
     *("cannot ", "not found", "conflict", "abort", "unreachable", "corrupt", "mismatch", "✗", "✕", "❌"),
@@ -79,12 +79,19 @@ def _write(task: Task, pieces: Sequence[Span], kept: Sequence[int]) -> Task:
     length = 0
     for before, index in pairwise((-1, *kept, len(pieces))):
         if index > before + 1:
-            skipped = task.text[pieces[before + 1][0] : pieces[index - 1][1]]
-            skips.append((length, sum(map(bool, map(str.strip, skipped.split("\n"))))))
+            skips.append((length, _count_lines(task.text[pieces[before + 1][0] : pieces[index - 1][1]])))
         if index < len(pieces):
             parts.append(task.text[slice(*pieces[index])])
             length += len(parts[-1])
     return replace(task, text="".join(parts), skips=tuple(skips))
+
+
+def _count_lines(text: str) -> int:
+    """Return the number of lines as `lines.find_line_spans` counts them."""
+    text_lines = text.split("\n")
+    if "\r" in text or max(map(len, text_lines)) > lines.MIN_CUT_CHARACTERS:
+        return len(lines.find_line_spans(text))
+    return sum(map(bool, map(str.strip, text_lines)))
 
 
 def _score_pieces(task: Task, pieces: Sequence[Span]) -> list[float]:
@@ -119,10 +126,15 @@ def _find_pieces_with(lowered: str, word: str, starts: Sequence[int], pieces: Se
 
 def _score_novelty(text: str, pieces: Sequence[Span]) -> list[float]:
     """Score pieces with more words that are in no other piece than usual; numbers count as words of so many digits."""
-    plain = text.translate(_DIGITS_TO_ZERO)
+    plain = text.translate(_WORD_TABLE)
     words = [set(plain[start:end].split()) for start, end in pieces]
     frequencies = Counter(chain.from_iterable(words))
-    unique = {word for word, frequency in frequencies.items() if frequency == 1}
+    unique = {word for word, frequency in frequencies.items() if frequency == 1 and _is_plain(word)}
     counts = [len(unique.intersection(piece_words)) for piece_words in words]
     usual = median_low(counts)
     return [NOVELTY_WEIGHT * log(1.0 + max(0, count - usual) / (1.0 + usual)) for count in counts]
+
+
+def _is_plain(word: str) -> bool:
+    """Return True for words without digits and for numbers, False for names with numbers and hexadecimal ids."""
+    return "0" not in word or not word.strip("0")
