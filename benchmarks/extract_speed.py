@@ -50,7 +50,7 @@ RECORDS: dict[str, str] = {  # {i}: number, {w}: word, {h}: hash
     "ls -R": "./{w}/{w}_{i}:\n{w}.py\n{w}_{i}.py\n{w}.txt\n\n",
     "find": "./{w}/{w}/{w}_{i}.py\n",
     "env": "{w}_{i}={w}\n",
-    "short lines": "{w} {i}\n",
+    "short lines": "{h} {w}\n",
     "numbers": "{i} {i}7 {i}3\n",
     "CSV": "{i},{w},{w},{i}.50,paid\n",
     "aligned columns": "{i}       {w}         {w}      1/1    Running   {i}d\n",
@@ -135,9 +135,7 @@ def join_documents(file: Path, size: int) -> str:
 
 def list_inputs(data: Path) -> dict[str, Callable[[int], str]]:
     """Return a function of the size in characters for each input."""
-    inputs: dict[str, Callable[[int], str]] = {
-        name: partial(repeat_record, record) for name, record in RECORDS.items()
-    }
+    inputs: dict[str, Callable[[int], str]] = {name: partial(repeat_record, record) for name, record in RECORDS.items()}
     inputs["made prose"] = make_prose
     inputs["JSON"] = lambda size: f"[{repeat_record(JSON_OBJECT, size)}1]"
     if data.exists():

@@ -68,14 +68,20 @@ def embed(texts: Sequence[str]) -> "Floats":
     """
     import numpy as np  # noqa: PLC0415
 
+    table = load_table()
     words = _split_words(texts)
-    rows: dict[str, int] = dict.fromkeys(chain.from_iterable(words), 0)  # row 0 is zero
-    known = {word: tokens for word in rows if (tokens := find_tokens(word))}
-    rows.update(zip(known, range(1, len(known) + 1), strict=True))
-    members = np.fromiter(map(rows.__getitem__, chain.from_iterable(words)), np.intp)
+    ids = {word: index for index, word in enumerate(dict.fromkeys(chain.from_iterable(words)))}
+    tokens = list(map(find_tokens, ids))
+    used, places = np.unique(np.fromiter(chain.from_iterable(tokens), np.intp), return_inverse=True)
+    sizes = np.fromiter(map(len, tokens), np.intp, len(tokens))
+    occurrences = np.fromiter(map(ids.__getitem__, chain.from_iterable(words)), np.intp)
+    counts = sizes[occurrences]
+    offsets = (np.cumsum(sizes) - sizes)[occurrences] - (np.cumsum(counts) - counts)
+    members = places[np.repeat(offsets, counts) + np.arange(counts.sum())]
     ends = np.cumsum([0, *map(len, words)])
-    lengths = np.diff(np.concatenate([[0], np.cumsum(members > 0)])[ends])
-    sums = _sum_rows(_embed_words(list(known.values())), members[members > 0], lengths)
+    sums = _sum_rows(
+        table.rows[used] * table.scales[used], members, np.diff(np.concatenate([[0], np.cumsum(counts)])[ends])
+    )
     sums /= np.maximum(np.sqrt(np.einsum("ij,ij->i", sums, sums)), EPSILON)[:, None]
     return sums
 
@@ -84,9 +90,7 @@ def _split_words(texts: Sequence[str]) -> list[list[str]]:
     """Return the words of each text; for texts in ASCII, `translate` takes a third of the pattern's time."""
     plain = [text for text in texts if text.isascii() and "\0" not in text]
     split = iter("\0".join(plain).translate(_SEPARATOR_TABLE).split("\0"))
-    return [
-        next(split).split() if text.isascii() and "\0" not in text else _WORD.findall(text) for text in texts
-    ]
+    return [next(split).split() if text.isascii() and "\0" not in text else _WORD.findall(text) for text in texts]
 
 
 def average_neighbours(vectors: "Floats", window: int) -> "Floats":
@@ -101,23 +105,6 @@ def average_neighbours(vectors: "Floats", window: int) -> "Floats":
         means[rows] = sums[np.minimum(end, rows + window + 1) - start] - sums[np.maximum(start, rows - window) - start]
     means /= np.maximum(np.sqrt(np.einsum("ij,ij->i", means, means)), EPSILON)[:, None]
     return means
-
-
-def _embed_words(tokens: Sequence[tuple[int, ...]]) -> "Floats":
-    """Return a row of zeros, and for each word the sum of the rows of its tokens; (words + 1, dimensions)."""
-    import numpy as np  # noqa: PLC0415
-
-    table = load_table()
-    vectors: Floats = np.zeros((len(tokens) + 1, table.rows.shape[1]), np.float32)
-    words = list(enumerate(tokens, start=1))
-    position = 0
-    while words:
-        rows = [word for word, _ in words]
-        indices = [word_tokens[position] for _, word_tokens in words]
-        vectors[rows] += table.rows[indices] * table.scales[indices]
-        position += 1
-        words = [(word, word_tokens) for word, word_tokens in words if len(word_tokens) > position]
-    return vectors
 
 
 def _sum_rows(rows: "Floats", members: "Indices", lengths: "Indices") -> "Floats":

@@ -41,7 +41,9 @@ _RESULT = (  # of one test
     r"(?=\S{1,300}::\S{1,300} (?:PASSED|FAILED|SKIPPED|ERROR|XFAIL)\b|(?:PASSED|FAILED|ERROR) \S|(?:not )?ok \d"
     r"|test \S{1,300} \.\.\. |(?:PASS|FAIL)  ?\S|--- (?:PASS|FAIL|SKIP): |\[(?:INFO|ERROR|WARNING)\] )"
 )
-_TITLE_LINE = re.compile(r"\n(?:_{2,} \S[^\n]{0,200} _{2,}|\s{0,8}● \S|\s{0,6}\d{1,4}\) \S|-{4} \S|={2,} (?:FAIL|ERROR): )")
+_TITLE_LINE = re.compile(
+    r"\n(?:_{2,} \S[^\n]{0,200} _{2,}|\s{0,8}● \S|\s{0,6}\d{1,4}\) \S|-{4} \S|={2,} (?:FAIL|ERROR): )"
+)
 _SECTION_START = re.compile(rf"{_TITLE_LINE.pattern.replace('n(?:', 'n(?=', 1)}|\n(?===+ )|\n{_RESULT}")
 _FAILURE_START = re.compile(
     rf"\n[ \t\r]{{0,8}}\n(?=[^\s)}}\]])(?!Caused by|Suppressed|During handling|The above)|\n{_RESULT}"

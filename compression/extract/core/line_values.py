@@ -12,6 +12,7 @@ ASKED_LINES = 3  # with the greatest or least values of a field
 MAX_COLUMNS = 10  # of lines with columns, from the left
 MIN_NUMERIC_SHARE = 0.8  # of the lines with a number in a column
 MIN_COLUMN_LINES = 5
+SAMPLED_FIELDS = 2_000  # lines examined to find fields
 SAMPLED_ROWS = 400  # lines examined to find columns of numbers
 MIN_ALIKE_LINES = 12  # whose numbers are compared
 MAX_COMPARED_NUMBERS = 12  # of a line
@@ -36,12 +37,7 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
     directions = [least for pattern, least in patterns if pattern.search(question)]
     if not directions:
         return []
-    fields: dict[str, list[tuple[int, str]]] = {}
-    for index, span in enumerate(spans):
-        match = _FIELD.match(text, *span)
-        if match is not None:
-            fields.setdefault(match[1], []).append((index, match[2]))
-    named = [values for name, values in fields.items() if len(values) > 1 and bm25.is_named(name, query)]
+    named = _find_named_fields(text, spans, query)
     columns = named or list(_iter_columns(text, spans))
     count = ASKED_LINES if len(columns) == 1 or named else 1
     return [
@@ -50,6 +46,19 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
         for least in directions
         for position in rank_numbers([value for _, value in values], count, least=least)
     ]
+
+
+def _find_named_fields(text: str, spans: Sequence[Span], query: Query) -> list[list[tuple[int, str]]]:
+    """Return the lines and values of each field that the query names; the names of fields come from a sample."""
+    sample = spans[:: max(1, len(spans) // SAMPLED_FIELDS)]
+    names = dict.fromkeys(match[1] for span in sample if (match := _FIELD.match(text, *span)) is not None)
+    named = [name for name in names if bm25.is_named(name, query)]
+    fields: dict[str, list[tuple[int, str]]] = {name: [] for name in named}
+    for index in sorted(set(severity.find_lines_with_words(text, [name.lower() for name in named], spans))):
+        match = _FIELD.match(text, *spans[index])
+        if match is not None and match[1] in fields:
+            fields[match[1]].append((index, match[2]))
+    return [values for values in fields.values() if len(values) > 1]
 
 
 def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, str]]]:
@@ -63,7 +72,9 @@ def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, 
     rows = [text[start:end].split(None, numeric[-1] + 1)[: numeric[-1] + 1] for start, end in spans]
     for column in numeric:
         values = [
-            (index, row[column]) for index, row in enumerate(rows) if len(row) > column and is_quantity(row[column])
+            (index, row[column])
+            for index, row in enumerate(rows)
+            if len(row) > column and (row[column].isdecimal() or is_quantity(row[column]))
         ]
         if len(values) >= max(MIN_COLUMN_LINES, MIN_NUMERIC_SHARE * len(rows)):
             yield values

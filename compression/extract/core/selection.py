@@ -248,9 +248,7 @@ def _iter_kept_text(units: Units, start: int, end: int, skips: Sequence[tuple[in
         yield units.text[begin:stop]
 
 
-def _make_gap(
-    units: Units, start: int, end: int, last_template: object, skips: Sequence[tuple[int, int]] = ()
-) -> Gap:
+def _make_gap(units: Units, start: int, end: int, last_template: object, skips: Sequence[tuple[int, int]] = ()) -> Gap:
     unit = units.unit
     templates = units.templates
     if skips:
