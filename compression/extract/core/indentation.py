@@ -40,7 +40,7 @@ def measure_indents(text: str, spans: Sequence[Span]) -> tuple[list[int], list[i
     sample = text[:20_000]
     lead = _TREE_LEAD if _TREE_TEXT.search(sample) else _BLANK_LEAD
     special = _SPECIAL_OPENINGS if _CHANGED_TEXT.search(sample) else _SPECIAL_OPENINGS - _CHANGE_OPENINGS
-    prefix = _find_shared_prefix(text, spans)
+    prefix = _find_shared_prefix(text, spans) if not text.startswith("<") else ""
     indents: list[int] = []
     starts: list[int] = []
     for start, end in spans:

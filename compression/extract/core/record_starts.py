@@ -28,7 +28,8 @@ class RecordStarts:
         self.roots: list[int] = []
         self._signatures: set[Signature] = set()
         self._sign = _sign_lead
-        self.is_known = not text.startswith(("<", "\ufeff<")) and self._learn(_read_sample(text))
+        is_cut = text.startswith(("<", "\ufeff<")) and max(map(len, text.split("\n"))) > lines.MIN_CUT_CHARACTERS
+        self.is_known = not is_cut and self._learn(_read_sample(text))
 
     def find_cut(self, offset: int) -> int:
         """Return the offset of the first record that begins at or behind an offset; the text's length without one."""
@@ -85,7 +86,8 @@ def _sign_block(text: str, start: int) -> Signature:
 def _sign_lead(text: str, start: int) -> Signature:
     """Return the indentation of a line."""
     lead = _read_lead(text, start)
-    return () if text[start + len(lead) : start + len(lead) + 1] in _NO_START else (lead,)
+    content = start + len(lead)
+    return () if text[content : content + 1] in _NO_START or text.startswith("</", content) else (lead,)
 
 
 def _sign_key(text: str, start: int) -> Signature:
