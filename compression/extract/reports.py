@@ -215,7 +215,7 @@ class _FailureReader:
         is_place = role == _PLACE and bool(self._reasons)
         if role == _TITLE or (self._title >= 0 and _ends_section(self._text, self._title_start, start)):
             self._title, self._title_start = -1, start
-        self.parents.append(self._title)
+        self.parents.append(self._reasons[0] if is_place and self._title < 0 else self._title)
         if role == _TITLE:
             self._title = index
         if is_place:
