@@ -60,6 +60,7 @@ class PlainTextWeights(LineWeights):
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
     asked_bonus: float = weight(1.0, "a field with the greatest or the least value, if asked for")
     named_bonus: float = weight(1.0, "one of a few lines that begin with a word of the question")
+    named_record_bonus: float = weight(0.6, "a line directly below such a line")
     remedy_bonus: float = weight(1.0, "a remedy, or a setting related to the failure, if something is wrong")
     boilerplate_factor: float = weight(0.3, "a digest, or where a log is, if the question asks what is wrong", "factor")
     hint_factor: float = weight(0.3, "a line in brackets", "factor")
@@ -200,6 +201,8 @@ class PlainTextCompressor:
             share = min(1.0, weights.max_outline_lines / siblings[structure.parents[index]])
             scores[index] += weights.outline_bonus * share / (1 + depths[index]) / frequencies[templates[index]]
         query = bm25.parse_query(task.question, weights)
+        asked = bm25.parse_query(answer_types.extract_last_question(task.question), weights)
+        named = set(line_values.find_named_lines(task.text, spans, asked))  # a call may name many more
         remedies: list[int] = []
         if diagnosis.asks_what_is_wrong(task.question):
             remedies += diagnosis.find_remedies(task.text, spans)
@@ -207,7 +210,8 @@ class PlainTextCompressor:
         for indices, bonus in (
             (remedies, weights.remedy_bonus),
             (line_values.find_asked_values(task.text, spans, task.question, query), weights.asked_bonus),
-            (line_values.find_named_lines(task.text, spans, query), weights.named_bonus),
+            (named or line_values.find_named_lines(task.text, spans, query), weights.named_bonus),
+            ([index for index, parent in enumerate(structure.parents) if parent in named], weights.named_record_bonus),
             (line_values.find_far_numbers(task.text, spans, templates), weights.far_number_bonus),
             (find_odd_openings(task.text, spans, weights), weights.odd_opening_bonus),
         ):

@@ -81,14 +81,16 @@ def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, 
 
 
 def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int]:
-    """Return the lines whose key, name or first cell is a word of the question, if they are few."""
+    """Return the lines whose key, name, first cell or whole value is a word of the question, if they are few."""
     words = [*query.literals, *(term for term in query.term_weights if len(term) > 1)]
     names = list(dict.fromkeys(word for word in words if _NAME.fullmatch(word)))[:MAX_NAMES]
     if not names:
         return []
+    alternatives = "|".join(map(re.escape, names))
     key = re.compile(
-        rf"[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{'|'.join(map(re.escape, names))})"
-        r"(?=\s{2}|[\t:=|,@\"']|\Z)",
+        rf"[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{alternatives})"
+        r"(?=\s{2}|[\t:=|,@\"']|\Z)"
+        rf"|[\s\"'-]{{0,40}}[A-Za-z][\w .-]{{0,40}}[\"']?[ \t]{{0,40}}[:=|][ \t]{{0,40}}[\"']?(?:{alternatives})[\"']?,?\s{{0,8}}\Z",
         re.IGNORECASE,
     )
     lines_by_name: dict[str, list[int]] = {}
