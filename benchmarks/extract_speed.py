@@ -1,6 +1,7 @@
 """Measure how fast extraction reads long texts of every content type.
 
-    python -m clara_proxy.benchmarks.extract_speed [--data FOLDER] [--megabytes N] [--rounds N] [--ratio N] [--only NAME ...]
+    python -m clara_proxy.benchmarks.extract_speed [--data FOLDER] [--megabytes N] [--rounds N] [--ratio N]
+        [--only NAME ...]
 
 An input is real text, concatenated, or records of one form with different numbers and words. Prints the processor
 seconds of the fastest round, the slowest inputs first, recognition included; ends with one JSON line.
@@ -65,19 +66,22 @@ RECORDS: dict[str, str] = {  # {i}: number, {w}: word, {h}: hash
     "repeated errors": "2026-03-05 10:00:00 ERROR {w}: connection refused to {w} after {i} ms\n",
     "pytest -v": "tests/{w}/test_{w}.py::test_{w}_{i} PASSED  [ 50%]\n",
     "eslint": "/srv/src/{w}{i}.tsx\n   4:5  warning  Unexpected {w}  no-{w}\n  37:8  error    Missing {w}  hooks\n\n",
-    "cargo": "warning: unused variable: `{w}`\n  --> src/{w}.rs:{i}:9\n   |\n{i} |     let {w} = 1;\n   |         ^^^ help\n\n",
+    "cargo": "warning: unused variable: `{w}`\n  --> src/{w}.rs:{i}:9\n   |\n{i} |     let {w} = 1;\n"
+    "   |         ^^^ help\n\n",
     "diff": "diff --git a/{w}{i}.py b/{w}{i}.py\n--- a/{w}{i}.py\n+++ b/{w}{i}.py\n@@ -1,3 +1,3 @@ def {w}():\n"
     "     {w} = {i}\n-    return {w}\n+    return {w}({w})\n",
     "Python traces": 'Traceback (most recent call last):\n  File "/srv/{w}.py", line {i}, in {w}\n    {w}({i})\n'
     '  File "/srv/{w}.py", line 7, in {w}\n    raise ValueError({i})\nValueError: no {w} {h}\n\n',
     "Java traces": "java.lang.IllegalStateException: {w} {h}\n\tat com.acme.{w}.{w}({w}.java:{i})\n"
     "\tat com.acme.{w}.run({w}.java:12)\n\tat java.base/java.lang.Thread.run(Thread.java:840)\n",
-    "code": "def {w}_{i}(self, {w}: int) -> str:\n    if {w} > {i}:\n        raise ValueError({w})\n    return {w}({i})\n\n",
-    "terraform": '  # aws_{w}.{w}[{i}] will be updated in-place\n  ~ resource "aws_{w}" "{w}" {\n      ~ id = "{h}" -> "{i}"\n'
-    "    }\n\n",
-    "mails": "From: {w} <{w}@example.com>\nTo: team@example.com\nSubject: {w} {i}\n\nThe {w} is late. We moved {w} to the "
-    "{w}.\n\n",
-    "transcript": "{w}: I think that the {w} should come before the {w}. What about number {i}?\nAnn: Yes, the {w} too.\n",
+    "code": "def {w}_{i}(self, {w}: int) -> str:\n    if {w} > {i}:\n        raise ValueError({w})\n"
+    "    return {w}({i})\n\n",
+    "terraform": '  # aws_{w}.{w}[{i}] will be updated in-place\n  ~ resource "aws_{w}" "{w}" {\n'
+    '      ~ id = "{h}" -> "{i}"\n    }\n\n',
+    "mails": "From: {w} <{w}@example.com>\nTo: team@example.com\nSubject: {w} {i}\n\nThe {w} is late. "
+    "We moved {w} to the {w}.\n\n",
+    "transcript": "{w}: I think that the {w} should come before the {w}. What about number {i}?\n"
+    "Ann: Yes, the {w} too.\n",
 }
 
 
@@ -151,7 +155,10 @@ def list_inputs(data: Path) -> dict[str, Callable[[int], str]]:
 
 
 def measure(text: str, rounds: int, ratio: float | None = None) -> tuple[str, float]:
-    """Return the compressor of a text, and the processor seconds of the fastest round; without a ratio, as by default."""
+    """Return the compressor of a text, and the processor seconds of the fastest round.
+
+    Without a ratio, the size is that of a tool output with default settings.
+    """
     counter = get_token_counter("gpt-4o")
     seconds: list[float] = []
     name = ""

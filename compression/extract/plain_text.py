@@ -27,7 +27,8 @@ _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
 _COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
 _STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "truncated")
 _COUNTER = re.compile(
-    r"(?<!#)\b(?:exit[ _-]?(?:code|status)|restart(?:s|[ _]?count)|errors?|fail(?:ed|ures?)|unreachable|rejected|killed)"
+    r"(?<!#)\b(?:exit[ _-]?(?:code|status)|restart(?:s|[ _]?count)|errors?|fail(?:ed|ures?)|unreachable|rejected|"
+    r"killed)"
     r"[\"']?\s{0,20}[:=]\s{0,20}[\"']?(\d+)\b",
     re.IGNORECASE,
 )

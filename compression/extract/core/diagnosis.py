@@ -24,14 +24,15 @@ _REMEDY = re.compile(
 )
 _CONTINUATION = re.compile(r"[ \t]*[a-z]\S* (?:\S+ ){2}")
 _BOILERPLATE = re.compile(
-    r"^[^\n]*\b(?:(?:complete|full|detailed|debug) (?:log|report|output)|more (?:help|info(?:rmation)?|details))\b[^\n]*",
+    r"^[^\n]*\b(?:(?:complete|full|detailed|debug) (?:log|report|output)|more (?:help|info(?:rmation)?|details))\b"
+    r"[^\n]*",
     re.IGNORECASE | re.MULTILINE,
 )
 _PATH_LINE = re.compile(r"[ \t]*(?:https?://|[~/]|[A-Z]:\\)\S+\s*$")
 _RELATED_SETTINGS = (  # what failed, and the settings that decide it
     (
         r"OOM|out of memory|OutOfMemory|heap space|exit code:? {0,20}137\b|MemoryError",
-        r"-Xm[xsn]\d|max-old-space-size|MaxRAM|\bmem(?:ory)?(?:[_-]?limit|Limit)?\b[\"']?\s{0,20}[:=]|\bheap\w*\s{0,20}[:=]",
+        r"-Xm[xsn]\d|max-old-space-size|MaxRAM|\b(?:mem(?:ory)?(?:[_-]?limit)?|heap\w{0,20})\b[\"']?\s{0,20}[:=]",
     ),
     (
         r"no space left|disk ?(?:is )?full|DiskPressure|quota exceeded",
@@ -43,7 +44,7 @@ _RELATED_SETTINGS = (  # what failed, and the settings that decide it
     ),
     (
         r"permission denied|forbidden|unauthorized|EACCES|access denied",
-        r"\b(?:user|uid|gid|group|role|runAs\w+|fsGroup|mode|policy|serviceAccount(?:Name)?|Service Account)[\"']?\s{0,20}[:=]",
+        r"\b(?:user|uid|gid|group|role|runAs\w{1,20}|fsGroup|mode|policy|service ?account(?:Name)?)[\"']?\s{0,20}[:=]",
     ),
 )
 _SETTINGS = [

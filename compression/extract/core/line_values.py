@@ -90,7 +90,8 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
     key = re.compile(
         rf"[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{alternatives})"
         r"(?=\s{2}|[\t:=|,@\"']|\Z)"
-        rf"|[\s\"'-]{{0,40}}[A-Za-z][\w .-]{{0,40}}[\"']?[ \t]{{0,40}}[:=|][ \t]{{0,40}}[\"']?(?:{alternatives})[\"']?,?\s{{0,8}}\Z",
+        r"|[\s\"'-]{0,40}[A-Za-z][\w .-]{0,40}[\"']?[ \t]{0,40}[:=|][ \t]{0,40}"
+        rf"[\"']?(?:{alternatives})[\"']?,?\s{{0,8}}\Z",
         re.IGNORECASE,
     )
     lines_by_name: dict[str, list[int]] = {}

@@ -11,6 +11,9 @@ from . import lines, records
 SAMPLE_CHARACTERS = 20_000
 MIN_LINES = 20  # of the sample
 MIN_RECORD_SHARE = 0.01  # of the lines
+MAX_BREAK_DISTANCE = 2_000  # between the end of a sample and a blank line
+
+_BLANK_LINE = re.compile(r"\n[ \t\r]{0,8}\n")
 _LEAD = re.compile(r"[ \t│├└─┬╷╵|`+\\\u00a0]*(?:- )?")
 _ROOT_LINE = re.compile(r"\n(?=[^\s│├└─┬╷╵|`+\\})\]-])")
 _NO_START = frozenset(("}", ")", "]", "\n", "\r", ""))
@@ -71,10 +74,20 @@ class RecordStarts:
 
 
 def _read_sample(text: str) -> str:
-    """Return whole lines of the start, the middle and the end of a text."""
+    """Return whole paragraphs, or at least whole lines, of the start, the middle and the end of a text."""
     size = SAMPLE_CHARACTERS
-    offsets = (0, text.find("\n", len(text) // 2) + 1, text.find("\n", len(text) - size // 4) + 1)
-    return "".join(text[offset : text.rfind("\n", offset, offset + size // 2) + 1] for offset in offsets)
+    if len(text) <= size:
+        return text
+    slices = ((0, size // 2), (len(text) // 2, len(text) // 2 + size // 4), (len(text) - size // 4, len(text)))
+    return "".join(text[_find_break(text, start) : _find_break(text, end)] for start, end in slices)
+
+
+def _find_break(text: str, offset: int) -> int:
+    """Return the offset behind the next blank line, if one is near, or else behind the next line end."""
+    if offset in (0, len(text)):
+        return offset
+    blank = _BLANK_LINE.search(text, offset, offset + MAX_BREAK_DISTANCE)
+    return blank.end() if blank is not None else text.find("\n", offset) + 1 or len(text)
 
 
 def _sign_block(text: str, start: int) -> Signature:

@@ -17,8 +17,8 @@ from . import bm25, lines, severity
 from .bm25 import Span
 
 MAX_CHARACTERS = 64_000  # of a text that is scored as a whole, besides the shares below
-TARGET_FACTOR = 2.0  # characters scored for each character that may be kept
-MIN_REDUCTION = 2.0  # a text is thinned if that makes it so many times shorter
+TARGET_FACTOR = 1.5  # characters scored for each character that may be kept
+MIN_REDUCTION = 1.5  # a text is thinned if that makes it so many times shorter
 PIECE_CHARACTERS = 1_000
 END_CHARACTERS = 6_000  # kept at either end
 CHARACTERS_PER_TOKEN = 4
