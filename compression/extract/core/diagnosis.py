@@ -18,7 +18,7 @@ _DIAGNOSIS = re.compile(
 _DIGEST = re.compile(r"\b[0-9a-f]{32,}\b")
 _REMEDY = re.compile(
     r"^\W{0,12}(?:(?:hint|help|tip|note|solution): |to (?:fix|resolve|solve|avoid) |you (?:can|may|need|must|should) "
-    r"|(?:please|try|consider|ensure|make sure|fix|run|rerun|re-run|retry|use|set|add|install|upgrade|remove|pass|check)"
+    r"|(?:please|try|consider|ensure|make sure|fix|run|rerun|re-run|retry|use|set|add|install|upgrade|remove|check)"
     r" (?=(?:[^\s:=]+[ ,]+){3}))[^\n]*",
     re.IGNORECASE | re.MULTILINE,
 )
