@@ -24,9 +24,8 @@ _REMEDY = re.compile(
 )
 _CONTINUATION = re.compile(r"[ \t]*[a-z]\S* (?:\S+ ){2}")
 _BOILERPLATE = re.compile(
-    r"^[^\n]*\b(?:(?:complete|full|detailed|debug) (?:log|report|output)|more (?:help|info(?:rmation)?|details))\b"
-    r"[^\n]*",
-    re.IGNORECASE | re.MULTILINE,
+    r"\b(?:(?:complete|full|detailed|debug) (?:log|report|output)|more (?:help|info(?:rmation)?|details))\b",
+    re.IGNORECASE,
 )
 _PATH_LINE = re.compile(r"[ \t]*(?:https?://|[~/]|[A-Z]:\\)\S+\s*$")
 _RELATED_SETTINGS = (  # what failed, and the settings that decide it
@@ -47,10 +46,7 @@ _RELATED_SETTINGS = (  # what failed, and the settings that decide it
         r"\b(?:user|uid|gid|group|role|runAs\w{1,20}|fsGroup|mode|policy|service ?account(?:Name)?)[\"']?\s{0,20}[:=]",
     ),
 )
-_SETTINGS = [
-    (re.compile(failure, re.IGNORECASE), re.compile(rf"^[^\n]*?(?:{setting})", re.IGNORECASE | re.MULTILINE))
-    for failure, setting in _RELATED_SETTINGS
-]
+_SETTINGS = [tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns) for patterns in _RELATED_SETTINGS]
 
 
 def asks_what_is_wrong(question: str) -> bool:
