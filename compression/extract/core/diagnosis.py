@@ -4,6 +4,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
+from . import severity
 from .bm25 import Span
 
 MAX_REMEDIES = 6  # more such lines are a list of something else
@@ -28,25 +29,33 @@ _BOILERPLATE = re.compile(
     re.IGNORECASE,
 )
 _PATH_LINE = re.compile(r"[ \t]*(?:https?://|[~/]|[A-Z]:\\)\S+\s*$")
-_RELATED_SETTINGS = (  # what failed, and the settings that decide it
+_RELATED_SETTINGS = (  # words of a failure in lower case, and the settings that decide it
     (
-        r"OOM|out of memory|OutOfMemory|heap space|exit code:? {0,20}137\b|MemoryError",
+        ("oomkill", "out of memory", "outofmemory", "heap space", "memoryerror"),
         r"-Xm[xsn]\d|max-old-space-size|MaxRAM|\b(?:mem(?:ory)?(?:[_-]?limit)?|heap\w{0,20})\b[\"']?\s{0,20}[:=]",
     ),
     (
-        r"no space left|disk ?(?:is )?full|DiskPressure|quota exceeded",
+        ("no space left", "disk full", "disk is full", "diskpressure", "quota exceeded"),
         r"\b(?:ephemeral-storage|storage|sizeLimit|quota)\b[\"']?\s{0,20}[:=]|\b(?:9[5-9]|100)%",
     ),
     (
-        r"connection refused|timed out|no such host|ECONNREFUSED|ETIMEDOUT|ENOTFOUND|name resolution",
+        (
+            "connection refused",
+            "timed out",
+            "no such host",
+            "econnrefused",
+            "etimedout",
+            "enotfound",
+            "name resolution",
+        ),
         r"(?:host|port|url|addr(?:ess)?|endpoint|timeout)[\"']?\s{0,20}[:=]",
     ),
     (
-        r"permission denied|forbidden|unauthorized|EACCES|access denied",
+        ("permission denied", "forbidden", "unauthorized", "eacces", "access denied"),
         r"\b(?:user|uid|gid|group|role|runAs\w{1,20}|fsGroup|mode|policy|service ?account(?:Name)?)[\"']?\s{0,20}[:=]",
     ),
 )
-_SETTINGS = [tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns) for patterns in _RELATED_SETTINGS]
+_SETTINGS = [(words, re.compile(setting, re.IGNORECASE)) for words, setting in _RELATED_SETTINGS]
 
 
 def asks_what_is_wrong(question: str) -> bool:
@@ -70,8 +79,9 @@ def find_remedies(text: str, spans: Sequence[Span]) -> list[int]:
 def find_related_settings(text: str, spans: Sequence[Span]) -> list[int]:
     """Return the lines with settings that decide about a failure in this text, if they are few."""
     lines: dict[int, None] = {}
-    for failure, setting in _SETTINGS:
-        if failure.search(text) is not None:
+    lowered = severity.lower(text)
+    for words, setting in _SETTINGS:
+        if any(word in lowered for word in words):
             found = dict.fromkeys(_iter_lines(setting, text, spans))
             lines.update(found if len(found) <= MAX_SETTINGS else {})
     return list(lines)
