@@ -8,8 +8,10 @@ from pydantic_settings import BaseSettings
 
 from .setting_types import (
     accept_yaml_false,
+    require_scheme,
     validate_backend,
     validate_keep_alive,
+    validate_urls,
 )
 
 
@@ -30,11 +32,16 @@ class ModelSettings(BaseSettings):
     )
     backend: Annotated[str, AfterValidator(validate_backend)] = Field(
         default="auto",
-        description="Device for CLaRa: `auto`, `cuda`, `mps` or `cpu`; or the URL of a clara-proxy on another machine, "
-        "which then does CLaRa's work.",
+        description="Device for CLaRa: `auto`, `cuda`, `mps` or `cpu`; `mlx` for Apple's GPUs without torch; `vllm` to "
+        "generate on the servers of `CLARA_VLLM_URL`; or the URL of a clara-proxy on another machine, which then does "
+        "CLaRa's work.",
+    )
+    vllm_url: Annotated[str | None, AfterValidator(validate_urls)] = Field(
+        default=None,
+        description="vLLM servers that generate CLaRa's answers with `CLARA_BACKEND=vllm`: URLs, separated by commas.",
     )
     backend_key: str | None = Field(
-        default=None, repr=False, description="API key of that other clara-proxy, if it requires one."
+        default=None, repr=False, description="API key of that other clara-proxy, or of the vLLM servers."
     )
     quantization: Annotated[Literal["no", "int8", "int4"] | None, accept_yaml_false("no")] = Field(
         default=None,
@@ -60,11 +67,22 @@ class ModelSettings(BaseSettings):
     latents: Literal["exact", "int8"] = Field(
         default="exact", description="Storage format of compressed documents: `exact`, or `int8` at half the size."
     )
+    latents_url: Annotated[str | None, require_scheme("redis", "rediss", "unix")] = Field(
+        default=None,
+        repr=False,
+        description="Redis in which proxies share compressed documents: `redis://...`. It needs memory of its own, "
+        "apart from the originals.",
+    )
     latents_memory_mb: int = Field(
         default=256, ge=0, description="Memory for compressed documents that were used lately, in MiB."
     )
     latents_disk_mb: int = Field(
         default=8192, ge=0, description="Disk space for compressed documents, in MiB; the least recently used go first."
+    )
+    quantized_disk_mb: int = Field(
+        default=16384,
+        ge=0,
+        description="Disk space for quantized weights, in MiB, so that a model is quantized once; 0 keeps none.",
     )
     keep_alive: Annotated[float, AfterValidator(validate_keep_alive)] = Field(
         default=900,

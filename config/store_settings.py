@@ -108,7 +108,7 @@ class StoreSettings(BaseSettings):
         description="Database of files and vector stores: `postgresql://...` or `sqlite:///PATH`; by default a file in "
         "the data directory.",
     )
-    workers: int = Field(default=2, ge=1, le=64, description="Compressor threads.")
+    workers: int = Field(default=2, ge=1, le=64, description="Compressor threads of each process.")
     queue: int = Field(
         default=256,
         ge=1,

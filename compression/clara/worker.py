@@ -45,7 +45,8 @@ class WorkerLimits(NamedTuple):
 class WorkerStatus(NamedTuple):
     """A worker's state; `busy_seconds` is the total time that its model has computed.
 
-    `keep_alive` is the time in seconds until an idle model is unloaded, None for never.
+    `keep_alive` is the time in seconds until an idle model is unloaded, None for never. `idle_since` is the Unix time
+    since which a loaded model has no work.
     """
 
     loaded: bool
@@ -54,6 +55,7 @@ class WorkerStatus(NamedTuple):
     busy_seconds: float
     loading: bool = False
     keep_alive: float | None = 900.0
+    idle_since: float | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -81,6 +83,7 @@ class Worker:
         self._load, self._limits = load, limits or WorkerLimits()
         self.keep_alive = self._limits.keep_alive
         self._is_loading = False
+        self._idle_since: float | None = None
         self._waiting: queue.Queue[_JobRequest] = queue.Queue(self._limits.max_waiting)
         self._wake_event, self._is_closing, self._should_unload = threading.Event(), False, False
         self._clara: Clara | None = None
@@ -123,14 +126,9 @@ class Worker:
 
     def status(self) -> WorkerStatus:
         """Return the worker's state; never loads the model."""
-        return WorkerStatus(
-            self._clara is not None,
-            self._waiting.qsize(),
-            self._count_running(),
-            self._busy_seconds,
-            self._is_loading,
-            self.keep_alive,
-        )
+        is_loaded, waiting, running = self._clara is not None, self._waiting.qsize(), self._count_running()
+        loading, busy_seconds = self._is_loading, self._busy_seconds
+        return WorkerStatus(is_loaded, waiting, running, busy_seconds, loading, self.keep_alive, self._idle_since)
 
     def unload(self) -> None:
         """Unload the model as soon as no job runs; the next job loads it again."""
@@ -227,8 +225,10 @@ class Worker:
         """Wait for work; unload the model on request, or if no work comes for `keep_alive` seconds."""
         if self._should_unload:
             self._release_model()
+        self._idle_since = time.time() if self._clara is not None else None
         has_event = self._wake_event.wait(self.keep_alive if self._clara is not None else None)
         self._wake_event.clear()
+        self._idle_since = None
         if not has_event:
             self._release_model()
 
@@ -283,17 +283,18 @@ class Worker:
         job = request.job
         request.cost.tokens += sum(latents.token_counts) if latents is not job.documents else 0
         retrieval = None if query is None else clara.find_nearest(query, latents, job.k)
-        if job.kind == "compress":
-            _set_result(request, latents)
-            return False
-        if job.kind == "retrieve":
-            _set_result(request, retrieval)
+        if job.kind in ("compress", "retrieve"):
+            _set_result(request, latents if job.kind == "compress" else retrieval)
             return False
         if job.kind == "paraphrase":
             request.prompt = clara.prepare_paraphrase(job.template, latents)
         else:
             request.prompt = clara.prepare_answer(job.question, latents, retrieval)
-        return True
+        if job.prompt_only:
+            from .embedded_prompt import EmbeddedPrompt  # noqa: PLC0415 - loads torch
+
+            _set_result(request, EmbeddedPrompt(clara, request.prompt))
+        return not job.prompt_only
 
     def _start_decoding(self, clara: "Clara", requests: Sequence[_JobRequest]) -> None:
         if not requests:

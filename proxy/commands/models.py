@@ -1,7 +1,8 @@
-"""The commands `clara-proxy models list`, `verify` and `pull`: CLaRa checkpoints."""
+"""The commands `clara-proxy models list`, `verify`, `pull` and `export`: CLaRa checkpoints."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,7 +11,7 @@ from . import options
 if TYPE_CHECKING:
     from .checkpoints import CheckpointFinding, HuggingFace
 
-app = typer.Typer(help="CLaRa checkpoints: list, verify, download.", no_args_is_help=True)
+app = typer.Typer(help="CLaRa checkpoints: list, verify, download, export.", no_args_is_help=True)
 Source = Annotated[str, typer.Argument(help="A folder, or a Hugging Face repository such as apple/CLaRa-7B-Instruct.")]
 Repo = Annotated[str, typer.Argument(help="Hugging Face repository, such as apple/CLaRa-7B-Instruct.")]
 Subfolder = Annotated[
@@ -67,6 +68,45 @@ def pull(
     except (ClaraError, ImportError) as error:
         options.exit_with_error(str(error), 1)
     raise typer.Exit(1 if findings is None else _print_findings(findings))
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist, or be empty.")],
+    to: Annotated[Literal["vllm", "mlx"], typer.Option("--to", help="Engine that will load the model.")] = "vllm",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder or repository. Default: CLARA_MODEL, else clara-nano.", show_default=False),
+    ] = None,
+    subfolder: Subfolder = None,
+    base: Base = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="vLLM: merge the decoder adapter into the base; needs no LoRA there.")
+    ] = False,
+) -> None:
+    """Write a checkpoint for another engine: for vLLM a base, adapters and a start script; for mlx-lm one model."""
+    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
+    from ...compression.clara.locate import NANO_NAME  # noqa: PLC0415
+
+    settings = options.load_settings(None)
+    cache = settings.cache.expanduser() if settings.cache else None
+    try:
+        from ...compression.clara.export import export_checkpoint  # noqa: PLC0415 - loads torch
+        from ...compression.clara.loading import ModelSource  # noqa: PLC0415
+
+        source = ModelSource(
+            model or settings.model or NANO_NAME,
+            subfolder or settings.subfolder,
+            base or settings.base,
+            cache=cache,
+        )
+        parts = export_checkpoint(source, to, out, merge=merge)
+    except (ClaraError, ImportError, OSError) as error:
+        options.exit_with_error(str(error), 1)
+    typer.echo(f"{out}: {', '.join(parts)}")
+    if to == "vllm":
+        typer.echo(f"start vLLM:      sh {out / 'start.sh'}")
+        typer.echo("start the proxy: CLARA_BACKEND=vllm CLARA_VLLM_URL=http://127.0.0.1:8000 clara-proxy serve")
 
 
 def _open_hub() -> "HuggingFace":

@@ -11,20 +11,13 @@ from torch import Tensor
 HIDDEN, INTER, HEADS, KEY_HEADS, LAYERS, RANK = 32, 48, 4, 2, 2, 4
 LIMIT, RATE = 32, 4
 MEMORIES = LIMIT // RATE
-_SHAPES = {
-    "self_attn.q_proj": (HIDDEN, HIDDEN),
-    "self_attn.k_proj": (HIDDEN // 2, HIDDEN),
-    "self_attn.v_proj": (HIDDEN // 2, HIDDEN),
-    "self_attn.o_proj": (HIDDEN, HIDDEN),
-    "mlp.gate_proj": (INTER, HIDDEN),
-    "mlp.up_proj": (INTER, HIDDEN),
-    "mlp.down_proj": (HIDDEN, INTER),
-}
+HEAD_SIZE = HIDDEN // HEADS
 _WORDS = ["the", "fox", "river", "stone", "bridge", "lamp", "Question", "document", "answer", "ing"]
 
 
-def make_checkpoint(folder: Path) -> Path:
+def make_checkpoint(folder: Path, head_size: int = HEAD_SIZE) -> Path:
     """Write `base/` and `clara/compression-4/` and return the folder."""
+    shapes = _linear_shapes(head_size)
     torch.manual_seed(7)  # pyright: ignore[reportUnknownMemberType]
     base, checkpoint = folder / "base", folder / "clara" / f"compression-{RATE}"
     base.mkdir()
@@ -32,10 +25,10 @@ def make_checkpoint(folder: Path) -> Path:
     tokenizer = _tokenizer()
     size = len(tokenizer["model"]["vocab"])
     (base / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (base / "config.json").write_text(json.dumps(_base_config(size)))
-    save_file(_base_weights(), base / "model.safetensors")
+    (base / "config.json").write_text(json.dumps(_base_config(size) | {"head_dim": head_size}))
+    save_file(_base_weights(shapes), base / "model.safetensors")
     (checkpoint / "config.json").write_text(json.dumps(_config()))
-    torch.save({name: _adapter() for name in ADAPTERS}, checkpoint / "adapters.pth")
+    torch.save({name: _adapter(shapes) for name in ADAPTERS}, checkpoint / "adapters.pth")
     rows = size + MEMORIES + 3
     matrices = {"model.embed_tokens.weight": _random(rows, HIDDEN) * 6, "lm_head.weight": _random(rows, HIDDEN) * 6}
     torch.save(matrices, checkpoint / "decoder_first_last_layers.pth")
@@ -82,21 +75,33 @@ def _random(*shape: int) -> Tensor:
     return torch.randn(*shape) * 0.15
 
 
-def _base_weights() -> dict[str, Tensor]:
+def _linear_shapes(head_size: int) -> dict[str, tuple[int, int]]:
+    return {
+        "self_attn.q_proj": (HEADS * head_size, HIDDEN),
+        "self_attn.k_proj": (KEY_HEADS * head_size, HIDDEN),
+        "self_attn.v_proj": (KEY_HEADS * head_size, HIDDEN),
+        "self_attn.o_proj": (HIDDEN, HEADS * head_size),
+        "mlp.gate_proj": (INTER, HIDDEN),
+        "mlp.up_proj": (INTER, HIDDEN),
+        "mlp.down_proj": (HIDDEN, INTER),
+    }
+
+
+def _base_weights(shapes: dict[str, tuple[int, int]]) -> dict[str, Tensor]:
     weights = {"model.norm.weight": torch.ones(HIDDEN)}
     for layer in range(LAYERS):
         prefix = f"model.layers.{layer}"
-        weights |= {f"{prefix}.{name}.weight": _random(*shape) for name, shape in _SHAPES.items()}
+        weights |= {f"{prefix}.{name}.weight": _random(*shape) for name, shape in shapes.items()}
         weights |= {
             f"{prefix}.{name}.weight": torch.ones(HIDDEN) for name in ("input_layernorm", "post_attention_layernorm")
         }
     return weights
 
 
-def _adapter() -> dict[str, Tensor]:
+def _adapter(shapes: dict[str, tuple[int, int]]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for layer in range(LAYERS):
-        for name, (out_size, in_size) in _SHAPES.items():
+        for name, (out_size, in_size) in shapes.items():
             prefix = f"model.layers.{layer}.{name}"
             tensors[f"{prefix}.lora_A.weight"] = _random(RANK, in_size)
             tensors[f"{prefix}.lora_B.weight"] = _random(out_size, RANK)
