@@ -13,7 +13,7 @@ from .indexer import Indexer
 from .remember import ToolOutputKeeper
 from .search import MemorySearch
 
-VECTOR_CACHE_BYTES = 256 * 2**20
+INDEX_CACHE_BYTES = 256 * 2**20
 EXPIRY_INTERVAL = 600.0  # seconds
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ async def run_memory(url: str) -> AsyncGenerator[Memory]:
         expiring = asyncio.create_task(_delete_expired(store))
         keeper = ToolOutputKeeper(store, indexer)
         try:
-            yield Memory(store, indexer, MemorySearch(store, VECTOR_CACHE_BYTES), keeper)
+            yield Memory(store, indexer, MemorySearch(store, INDEX_CACHE_BYTES), keeper)
         finally:
             await keeper.stop()
             expiring.cancel()

@@ -114,7 +114,7 @@ async def test_deletion_is_real_and_search_notices_it(memory: MemoryStore) -> No
     assert await search(memory, other.id, "moons")
     await memory.delete_file(ALICE, entry.file_id)
     assert await search(memory, other.id, "moons") == []
-    assert await memory.chunks.read_vectors(other.id) == []
+    assert await memory.chunks.read_index_rows(other.id) == []
     with pytest.raises(MemoryNotFoundError):
         await memory.read_content(ALICE, entry.file_id)
     assert await memory.delete_store(ALICE, other.id) == other.id
