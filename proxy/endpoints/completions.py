@@ -171,7 +171,8 @@ class CompletionEndpoint:
         if context.options.retrieve not in ("auto", "tool") or context.options.bypass:
             return None
         vocabulary = get_token_counter(context.pricing_model)
-        handler = ExpandHandler(self._services.originals, owner_id, vocabulary)
+        search = self._memory.create_search(context, owner_id)
+        handler = ExpandHandler(self._services.originals, owner_id, vocabulary, search)
         return create_expand_tool(self._adapter, body, handler)
 
     async def _find_continued_reply(self, body: Json, owner_id: str) -> Json | None:

@@ -4,10 +4,13 @@ It adds the passages of `x-clara-store` and of the tool `file_search`, repeats t
 outputs for `x-clara-remember`.
 """
 
+import logging
+from functools import partial
 from typing import NamedTuple
 
 from ...compression import passages as conversation_passages
-from ...compression.tokens import get_token_counter
+from ...compression.tokens import TokenCounter, get_token_counter
+from ..expand.handler import SearchMemory
 from ..http.exchange import Send
 from ..http.request_context import RequestContext
 from ..http.request_options import HEADER_PREFIX, RequestOptions
@@ -23,6 +26,8 @@ from .file_search import CALL_ID_PREFIX, FileSearch
 from .file_search_reply import FileSearchReply, FileSearchSend
 from .insertion import Insertion, PassageInserter, StoreQuery
 from .service import Memory, map_store_errors
+
+log = logging.getLogger(__name__)
 
 
 class PreparedRequest(NamedTuple):
@@ -96,6 +101,21 @@ class RequestMemory:
         selected = passages.select_passages(hits, get_token_counter(context.pricing_model))
         return [" > ".join((hit.name, *hit.titles)) + f"\n{hit.text}" for hit in selected]
 
+    def create_search(self, context: RequestContext, owner: str) -> SearchMemory | None:
+        """Return the search of the hidden tool in the store of `x-clara-remember`, or None without that header."""
+        store_name = context.options.remember
+        if self._memory is None or not store_name or context.options.bypass:
+            return None
+        vocabulary = get_token_counter(context.pricing_model)
+        return partial(
+            _search_kept,
+            self._memory,
+            PassageInserter(self._memory, self._originals, owner),
+            owner,
+            store_name,
+            vocabulary,
+        )
+
     async def _build_query(self, owner: str, options: RequestOptions, search: FileSearch | None) -> StoreQuery | None:
         """Return the search in the stores of the header and of the tool, or None without either."""
         assert self._memory is not None
@@ -115,6 +135,22 @@ class RequestMemory:
         conversation = adapter.read_conversation(body) if options.remember else None
         if conversation is not None and self._memory is not None and options.remember:
             self._memory.keeper.submit(owner, options.remember, conversation.turns())
+
+
+async def _search_kept(
+    memory: Memory, inserter: PassageInserter, owner: str, store_name: str, vocabulary: TokenCounter, query: str
+) -> str:
+    """Return the kept passages that fit a query as one block. A search that fails returns the reason."""
+    try:
+        with map_store_errors(memory):
+            store = await memory.store.get_store(owner, store_name)
+        hits = await inserter.search(StoreQuery((store,)), query)
+    except MemoryNotFoundError:
+        hits = []
+    except ApiError as error:
+        log.warning("a search of kept tool outputs failed: %s", error.message)
+        return "The search failed; continue without it."
+    return passages.format_block(passages.select_passages(hits, vocabulary)) or "Nothing that is kept fits this query."
 
 
 def _remove_file_search(text: bytes, body: Json, *, remove_tool: bool) -> tuple[bytes, Json] | None:
