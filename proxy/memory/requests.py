@@ -19,12 +19,13 @@ from ..protocols.api_errors import ApiError
 from ..protocols.json_edit import NO_CHANGES, BodyChanges
 from ..protocols.json_types import Json, is_object, parse_object
 from ..protocols.protocol import ProtocolAdapter
+from ..stores.memory_schema import ChunkHit
 from ..stores.memory_store import MemoryNotFoundError
 from ..stores.originals import Originals
 from . import file_search, insertion, passages
 from .file_search import CALL_ID_PREFIX, FileSearch
 from .file_search_reply import FileSearchReply, FileSearchSend
-from .insertion import Insertion, PassageInserter, StoreQuery
+from .insertion import BlockRecord, Insertion, PassageInserter, StoreQuery
 from .service import Memory, map_store_errors
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,18 @@ class PreparedRequest(NamedTuple):
     additions: BodyChanges = NO_CHANGES
     reply: FileSearchReply | None = None
     is_changed: bool = False
+
+    def wrap_send(self, send: Send) -> Send:
+        """Return a function that sends the response with the changes of the reply."""
+        return send if self.reply is None else FileSearchSend(send, self.reply)
+
+
+class LocalRequest(NamedTuple):
+    """A parsed body for a model of the proxy itself, the passages to read with it, and the changes of the reply."""
+
+    body: Json
+    memories: list[str]
+    reply: FileSearchReply | None = None
 
     def wrap_send(self, send: Send) -> Send:
         """Return a function that sends the response with the changes of the reply."""
@@ -83,23 +96,29 @@ class RequestMemory:
         context.store_tokens = found.changes.tokens
         return PreparedRequest(text, body, found.changes, _build_reply(search, found, context), is_changed)
 
-    async def find_memories(
+    async def prepare_local(
         self, context: RequestContext, adapter: ProtocolAdapter, body: Json, owner: str
-    ) -> list[str]:
-        """Return the passages of `x-clara-store` for a model of the proxy itself. Raises the errors of `prepare`."""
+    ) -> LocalRequest:
+        """Prepare a request for a model of the proxy itself. Raises the errors of `prepare`."""
         require_memory(self._memory, context.options)
         if self._memory is None or adapter.read_conversation(body) is None:
-            return []
+            return LocalRequest(body, [])
+        is_responses = adapter.elements_key == "input"
         with map_store_errors(self._memory):
-            query = await self._build_query(owner, context.options, None)
+            search = await file_search.find_file_search(self._memory, owner, body) if is_responses else None
+            query = await self._build_query(owner, context.options, search)
+        if is_responses:
+            body = file_search.remove_file_search(body, remove_tool=search is not None)
         question = context.options.query or conversation_passages.extract_question(
             insertion.find_live_text(adapter, body)
         )
-        if query is None or not question:
-            return []
-        hits = await PassageInserter(self._memory, self._originals, owner).search(query, question)
-        selected = passages.select_passages(hits, get_token_counter(context.pricing_model))
-        return [" > ".join((hit.name, *hit.titles)) + f"\n{hit.text}" for hit in selected]
+        selected: list[ChunkHit] = []
+        if query is not None and question:
+            hits = await PassageInserter(self._memory, self._originals, owner).search(query, question)
+            selected = passages.select_passages(hits, get_token_counter(context.pricing_model))
+        record = BlockRecord("", "", question, [hit._asdict() for hit in selected])
+        memories = [" > ".join((hit.name, *hit.titles)) + f"\n{hit.text}" for hit in selected]
+        return LocalRequest(body, memories, _build_reply(search, Insertion(NO_CHANGES, record, is_fresh=True), context))
 
     def create_search(self, context: RequestContext, owner: str) -> SearchMemory | None:
         """Return the search of the hidden tool in the store of `x-clara-remember`, or None without that header."""
