@@ -36,6 +36,7 @@ from . import (
     service,
     show,
     train,
+    update_check,
     vector_stores,
 )
 from . import config as config_commands
@@ -259,6 +260,7 @@ app.command()(digest.digest)
 app.command()(replay.replay)
 app.command()(train.train)
 app.command()(mcp.mcp)
+app.command()(update_check.update_check)
 app.command()(reference.reference)
 app.add_typer(service.app, name="service")
 app.add_typer(config_commands.app, name="config")
