@@ -183,8 +183,9 @@ def demo(
 def wrap(context: typer.Context, config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
     """Run a command behind a temporary proxy and print the savings.
 
-    Known clients (claude, codex, opencode, aider, openhands, qwen, goose, crush, ...) get every variable and option
-    that they need. Any other command must read OPENAI_BASE_URL or ANTHROPIC_BASE_URL.
+    Known clients (claude, codex, opencode, aider, openhands, ...) get every setting that they need.
+
+    Any other command must read OPENAI_BASE_URL or ANTHROPIC_BASE_URL.
     """
     if not context.args:
         exit_with_error("no command given; use `clara-proxy wrap -- CMD ARGS`", 2)

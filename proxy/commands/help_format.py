@@ -1,19 +1,33 @@
-"""The format of `--help`: flags have no type, and arguments are in capitals."""
+"""The format of `--help`: flags have no type, other types have plain names, and arguments are in capitals."""
 
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+_TYPE_NAMES = {
+    "<str>": "<text>",
+    "<float>": "<number>",
+    "<float range>": "<number>",
+    "<int range>": "<int>",
+    "<list[Path]>": "<path>...",
+}
+
 
 class _Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
-        return _set_metavars(super().get_params(ctx))
+        return _format_parameters(super().get_params(ctx), ctx)
+
+    def get_short_help_str(self, limit: int = 0) -> str:  # noqa: ARG002 - shown whole
+        return _get_first_sentence(self.help)
 
 
 class _Group(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
-        return _set_metavars(super().get_params(ctx))
+        return _format_parameters(super().get_params(ctx), ctx)
+
+    def get_short_help_str(self, limit: int = 0) -> str:  # noqa: ARG002 - shown whole
+        return _get_first_sentence(self.help)
 
 
 def simplify_help(app: typer.Typer) -> None:
@@ -26,10 +40,18 @@ def simplify_help(app: typer.Typer) -> None:
             simplify_help(group.typer_instance)
 
 
-def _set_metavars(parameters: list[Any]) -> list[Any]:
+def _format_parameters(parameters: list[Any], context: Any) -> list[Any]:
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
         elif parameter.param_type_name == "argument" and parameter.metavar is None:
             parameter.metavar = parameter.name.upper()
+        if (display_type := getattr(parameter, "display_type", None)) is not None:  # newer versions of typer
+            name = _TYPE_NAMES.get(label := display_type(context), label)
+            parameter.display_type = lambda _, name=name: name
     return parameters
+
+
+def _get_first_sentence(text: str | None) -> str:
+    sentence, _, _ = (text or "").partition("\n")[0].partition(". ")
+    return f"{sentence.rstrip('.')}."

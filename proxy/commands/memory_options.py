@@ -19,7 +19,7 @@ KeyName = Annotated[
     str | None,
     typer.Option(
         "--key",
-        help="Owner: a key, or the name of a key from `clara-proxy keys list`. Default: requests without a key.",
+        help="Owner of the files: an API key, or its name in `clara-proxy keys list`. Default: requests without a key.",
         show_default=False,
     ),
 ]

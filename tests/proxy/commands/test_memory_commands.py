@@ -87,6 +87,10 @@ def test_an_answer_names_its_sources(data: Path, upstream: FaultyUpstream) -> No
     refused = run(data, "ask", QUESTION, "--store", "docs", **keys)
     assert refused.exit_code == 1
     assert "status 404: no such model" in refused.output
+    without_key = {"OPENAI_API_KEY": "", "OPENAI_BASE_URL": "", "CLARA_UPSTREAM_API_KEY": ""}
+    result = run(data, "ask", QUESTION, "--store", "docs", **without_key)  # to OpenAI, which would refuse the passages
+    assert result.exit_code == 1
+    assert "there is no API key, and nothing was sent" in result.output
     assert "no CLaRa model" in run(data, "ask", QUESTION, "--store", "docs", "--model", "clara", **keys).output
 
 
