@@ -157,10 +157,10 @@ async def replay_run(
     stages: list[EpochStage] = []
     for requests in _split_stages(run, turns, rules):
         epoch_turns = turns[: requests[-1]]
-        result = await compressor.compress(epoch_turns, options, new_chars=0)
+        result = await compressor.compress(epoch_turns, options)
         texts = ["\n".join(result.edits.get(slot, slot.text) for slot in turn.slots) for turn in epoch_turns]
         stages.append(EpochStage(requests, texts))
-    last = await compressor.compress(turns, options, new_chars=0)
+    last = await compressor.compress(turns, options)
     return stages, _sum_reasons(last.passages)
 
 

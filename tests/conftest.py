@@ -1,11 +1,16 @@
-"""Database servers, one of each per session, started on first use."""
+"""Database servers, one of each per session, started on first use; and the profile of hypothesis."""
 
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from clara_proxy.tests import servers
 from clara_proxy.tests.servers import Postgres, Redis
+
+# No test depends on the time that it takes: the machine may be busy.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")

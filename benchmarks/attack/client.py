@@ -36,8 +36,8 @@ def send(
     fields |= {name.replace("_", "-"): value for name, value in headers.items()}
     try:
         connection.request(method, path, plain if method == "POST" else None, fields)
-        response = connection.getresponse()
-        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        with connection.getresponse() as response:
+            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
     except (OSError, http.client.HTTPException):
         return Answer(0, {}, b"")
     finally:

@@ -39,6 +39,7 @@ def _attack_with_long_answers(target: Target, double: Upstream, megabytes: int) 
         yield head + start
         for _number in range(megabytes):
             yield b"a" * MEGABYTE
+        raise ValueError("the connection ends")
 
     double.answer, double.keeps_bodies = answer, False
     target.read_holds()

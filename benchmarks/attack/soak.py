@@ -10,6 +10,7 @@ import argparse
 import gzip
 import http.client
 import json
+import multiprocessing
 import os
 import random
 import sqlite3
@@ -17,8 +18,11 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager, suppress
+from multiprocessing.connection import Connection
+from multiprocessing.queues import Queue
+from queue import Empty
 
 import orjson
 
@@ -31,32 +35,90 @@ from .upstream import run_upstream
 MEGABYTE = 2**20
 HONEST_CLIENTS, PAUSE = 4, 0.05  # seconds between two requests of an honest client
 _BOMB = gzip.compress(b'{"model":"m","messages":[{"role":"user","content":"' + b"a" * 30 * MEGABYTE + b'"}]}', 1)
+_processes = multiprocessing.get_context("spawn")
+
+
+@contextmanager
+def run_upstream_process() -> Generator[str]:
+    """Run the upstream in a process of its own, and yield its URL: no client's work delays an answer."""
+    here, there = _processes.Pipe()
+    process = _processes.Process(target=_serve_upstream, args=(there,), daemon=True)
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        process.kill()
+
+
+def _serve_upstream(connection: Connection) -> None:
+    with run_upstream() as upstream:
+        upstream.keeps_bodies = False
+        connection.send(upstream.url)
+        threading.Event().wait()
+
+
+@contextmanager
+def run_honest_clients(port: int) -> Generator["HonestClients"]:
+    """Run honest clients in a process of their own, so that the work of hostile ones does not count as latency."""
+    clients = HonestClients(_processes.Queue())
+    process = _processes.Process(target=_start_honest_clients, args=(port, clients.results), daemon=True)
+    process.start()
+    try:
+        yield clients
+    finally:
+        process.kill()
+        process.join()
+
+
+class HonestClients:
+    """What the honest clients have met: latencies in milliseconds and counts of outcomes."""
+
+    def __init__(self, results: "Queue[tuple[float, str]]") -> None:
+        self.results = results
+        self.counts: Counter[str] = Counter()
+
+    def take_latencies(self) -> list[float]:
+        """Return the latencies since the last call, in milliseconds."""
+        latencies = []
+        with suppress(Empty):
+            while True:
+                latency, outcome = self.results.get_nowait()
+                latencies.append(latency)
+                self.counts[outcome] += 1
+        return latencies
+
+
+def _start_honest_clients(port: int, results: "Queue[tuple[float, str]]") -> None:
+    clients = [threading.Thread(target=_send_small_requests, args=(port, results)) for _ in range(HONEST_CLIENTS)]
+    for thread in clients:
+        thread.start()
+
+
+def _send_small_requests(port: int, results: "Queue[tuple[float, str]]") -> None:
+    """Send small requests on one connection, one after the other."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=client.TIMEOUT)
+    body = orjson.dumps(client.SMALL_CHAT)
+    while True:
+        time.sleep(PAUSE)
+        start_time = time.perf_counter()
+        try:
+            connection.request("POST", client.CHAT, body, {"content-type": "application/json"})
+            response = connection.getresponse()
+            response.read()
+            outcome = "honest" if response.status == 200 else "honest refused"
+        except (OSError, http.client.HTTPException):
+            outcome = "honest broken"
+            connection.close()
+        results.put((1000 * (time.perf_counter() - start_time), outcome))
 
 
 class Soak:
-    """The clients of one run."""
+    """The hostile clients of one run."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.stop = threading.Event()
-        self.latencies: list[float] = []
         self.counts: Counter[str] = Counter()
-
-    def run_honest(self) -> None:
-        """Send small requests on one connection, one after the other."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.target.port, timeout=client.TIMEOUT)
-        body = orjson.dumps(client.SMALL_CHAT)
-        while not self.stop.wait(PAUSE):
-            start_time = time.perf_counter()
-            try:
-                connection.request("POST", client.CHAT, body, {"content-type": "application/json"})
-                response = connection.getresponse()
-                response.read()
-                self.counts["honest" if response.status == 200 else "honest refused"] += 1
-            except (OSError, http.client.HTTPException):
-                self.counts["honest broken"] += 1
-                connection.close()
-            self.latencies.append(1000 * (time.perf_counter() - start_time))
 
     def run_hostile(self, seed: int) -> None:
         """Attack in random order, again and again."""
@@ -105,19 +167,19 @@ class Soak:
         message = {"role": "tool", "tool_call_id": "c", "content": text}
         client.send(self.target, client.SMALL_CHAT | {"messages": [message], "tools": [client.TOOL]})
 
-    def report(self, seconds: float) -> dict[str, object]:
-        """Return the figures of the time since the last report."""
-        latencies, self.latencies = sorted(self.latencies), []
-        quantiles = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [0.0] * 99
-        return {
-            "seconds": round(seconds),
-            "honest": len(latencies),
-            "p50_ms": round(quantiles[49], 1),
-            "p99_ms": round(quantiles[98], 1),
-            "rss_mb": round(self.target.read_rss_mb()),
-            "descriptors": self.target.count_descriptors(),
-            "load": round(os.getloadavg()[0], 1),
-        }
+
+def report_minute(target: Target, latencies: list[float], seconds: float) -> dict[str, object]:
+    """Return the figures of one minute."""
+    quantiles = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [0.0] * 99
+    return {
+        "seconds": round(seconds),
+        "honest": len(latencies),
+        "p50_ms": round(quantiles[49], 1),
+        "p99_ms": round(quantiles[98], 1),
+        "rss_mb": round(target.read_rss_mb()),
+        "descriptors": target.count_descriptors(),
+        "load": round(os.getloadavg()[0], 1),
+    }
 
 
 def count_rows(target: Target) -> int:
@@ -135,24 +197,27 @@ def read_metrics(target: Target) -> dict[str, float]:
 
 def run(minutes: float) -> dict[str, object]:
     """Run the clients, and return the figures of the whole run."""
-    with run_upstream() as upstream, run_target(upstream.url, client_timeout=5) as target:
-        upstream.keeps_bodies = False
+    with (
+        run_upstream_process() as upstream,
+        run_target(upstream, client_timeout=5) as target,
+        run_honest_clients(target.port) as honest,
+    ):
         soak = Soak(target)
-        client.is_serving(target)
-        workers = [threading.Thread(target=soak.run_honest) for _ in range(HONEST_CLIENTS)]
-        workers += [threading.Thread(target=soak.run_hostile, args=(seed,)) for seed in range(2)]
+        workers = [threading.Thread(target=soak.run_hostile, args=(seed,)) for seed in range(2)]
         for worker in workers:
             worker.start()
         start_time, pages = time.monotonic(), list[dict[str, object]]()
         all_latencies: list[float] = []
         while time.monotonic() - start_time < 60 * minutes:
             time.sleep(min(60.0, 60 * minutes))
-            all_latencies += soak.latencies
-            pages.append(soak.report(time.monotonic() - start_time))
+            latencies = honest.take_latencies()
+            all_latencies += latencies
+            pages.append(report_minute(target, latencies, time.monotonic() - start_time))
             print(json.dumps(pages[-1]), flush=True)
         soak.stop.set()
         for worker in workers:
             worker.join()
+        honest.take_latencies()
         values = read_metrics(target)
         deadline = time.monotonic() + 30
         while values["clara_ledger_waiting_rows"] and time.monotonic() < deadline:
@@ -168,12 +233,12 @@ def run(minutes: float) -> dict[str, object]:
             "honest_p99_ms": round(quantiles[98], 1),
             "rss_mb_by_minute": [page["rss_mb"] for page in pages],
             "load_by_minute": [page["load"] for page in pages],
-            "holds_over_50_ms": len(target.read_holds()),
+            "holds_ms": sorted(target.read_holds()),
             "requests_recorded": int(recorded),
             "rows_stored": count_rows(target),
             "rows_waiting": values["clara_ledger_waiting_rows"],
             "rows_lost": values["clara_ledger_lost_rows_total"],
-            "counts": dict(soak.counts),
+            "counts": dict(honest.counts + soak.counts),
         }
 
 

@@ -9,7 +9,6 @@ HOLDS_FILE.
 
 import asyncio
 import atexit
-import gc
 import os
 import signal
 import subprocess
@@ -159,8 +158,7 @@ def main() -> None:
         port_path.with_suffix(".new").rename(port_path)
 
     server.on_started = on_started
-    gc.freeze()  # as `serve` does: otherwise a collection of everything loaded would count as a hold
-    gc.set_threshold(20_000, 20, 50)
+    serve.tune_interpreter()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server.run(sockets=[listener])
 

@@ -38,6 +38,7 @@ from .run_files import RunningProxy
 START_TIMEOUT = 30.0  # seconds
 KEEP_ALIVE = 120  # seconds; longer than the pools of clients keep a connection, so that they close it
 CANCELLATION_SECONDS = 1.0  # for a cancelled request to tell its client and to write its row
+SWITCH_INTERVAL = 0.001  # seconds until a thread that computes yields to the event loop; Python's default is 0.005
 log = logging.getLogger(__name__)
 
 
@@ -62,10 +63,15 @@ def serve(settings: Settings, *, socket_path: Path | None = None, opens_dashboar
     server.on_started = lambda: _announce(settings, listener, server.resources, opens_dashboard=opens_dashboard)
     if socket_path is not None:
         server.resources.callback(socket_path.unlink, missing_ok=True)
-    # Everything loaded so far stays in memory; the garbage collector need not scan it again and again.
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    tune_interpreter()
     server.run(sockets=[listener])
+
+
+def tune_interpreter() -> None:
+    """Keep the event loop responsive: loaded modules are not garbage collected, and threads yield to it early."""
+    gc.freeze()  # what is loaded so far stays in memory
+    gc.set_threshold(20_000, 20, 50)
+    sys.setswitchinterval(SWITCH_INTERVAL)
 
 
 def serve_with_reload(settings: Settings) -> None:
@@ -88,6 +94,7 @@ def _serve_child(settings: Settings, sockets: list[socket.socket] | None = None)
     server = Server(create_app(settings))
     if sockets:
         server.on_started = lambda: _announce(settings, sockets[0], server.resources, opens_dashboard=False)
+    tune_interpreter()
     server.run(sockets=sockets)
 
 

@@ -28,11 +28,12 @@ from .known_conversations import ConversationMemory
 
 MIN_STORE_SECONDS = 0.25  # for storing originals after compressors have used up the deadline
 FALLBACK_SECONDS = 0.5  # for extracting the passages that a model could not compress
-MAX_INLINE_CHARS = 32_000  # new characters that are counted, and planned, on the event loop
+MAX_INLINE_CHARS = 32_000  # new characters that are counted on the event loop
 MAX_INLINE_TEXTS = 4000  # new texts that are counted on the event loop
 WORK_PER_TEXT = 100  # bytes whose parsing takes as long as looking up a text
-MAX_INLINE_TURNS = 400  # turns that are planned on the event loop, which takes some 4 ms
+WORK_PER_CHAR, WORK_PER_TURN = 16, 1300  # of planning: 32,000 characters, or 400 turns, take some 4 ms
 MAX_LATE_COUNTS = 2  # counts that go on after their request's deadline
+MAX_TEXT_CHARS = 8_000_000  # a longer text fits into no model; regular expressions would hold the interpreter for long
 
 
 class TokenCounts(NamedTuple):
@@ -147,10 +148,13 @@ class ConversationCompressor:
         """Count the tokens of texts within `deadline` seconds, and estimate those that take longer.
 
         Long new texts are counted in a thread. A late count goes on there, because its result is remembered; only
-        `MAX_LATE_COUNTS` of them run, so that they take neither all threads nor, with their texts, all memory.
+        `MAX_LATE_COUNTS` of them run, so that they take neither all threads nor, with their texts, all memory. A
+        request with a text of more than `MAX_TEXT_CHARS` is late at once.
         """
         known_tokens, new_texts = await offload.run_for(WORK_PER_TEXT * len(texts), vocabulary.split_known, texts)
         new_chars = sum(map(len, new_texts))
+        if max(map(len, new_texts), default=0) > MAX_TEXT_CHARS:
+            deadline = 0.0
         is_short = new_chars <= MAX_INLINE_CHARS and len(new_texts) <= MAX_INLINE_TEXTS
         if is_short and vocabulary.is_loaded:
             return TokenCounts(known_tokens + _count_tokens(vocabulary, new_texts), new_chars, is_late=False)
@@ -172,18 +176,12 @@ class ConversationCompressor:
         turns: Sequence[Turn],
         options: CompressionOptions,
         *,
-        new_chars: int,
         known: CompressedPrefix = EMPTY_COMPRESSED,
     ) -> CompressionResult:
-        """Plan and compress. `new_chars` is the number of characters that no request has had counted before.
-
-        `known` was computed for the first of these turns, with the same options.
-        """
+        """Plan and compress. `known` was computed for the first of these turns, with the same options."""
         start_time = perf_counter()
-        if new_chars > MAX_INLINE_CHARS or len(turns) - len(known.plan.turns) > MAX_INLINE_TURNS:
-            plan = await asyncio.to_thread(_plan_turns, turns, options, known.plan)
-        else:
-            plan = _plan_turns(turns, options, known.plan)
+        work = _measure_work(turns[len(known.plan.turns) :])
+        plan = await offload.run_for(work, _plan_turns, turns, options, known.plan)
         if not plan.known_count:
             known = EMPTY_COMPRESSED
         decisions = plan.decisions[plan.known_count :]
@@ -212,7 +210,7 @@ class ConversationCompressor:
                     for decision, outcome in (*known.results, *results)
                 ],
             )
-        compressed = _append_results(known, plan, results, options)
+        compressed = await offload.run_for(work, _append_results, known, plan, results, options)
         if self._contents is not None:
             contents = collect_contents(compressed.results, compressed.passages)
             self._contents.keep_texts(options.request_id, options.owner_id, contents)
@@ -284,6 +282,12 @@ def _sum_costs(outcomes: Sequence[Outcome]) -> tuple[float, ModelUsage]:
     tokens = sum(outcome.usage.tokens for outcome in outcomes)
     gpu_seconds = sum(outcome.usage.gpu_seconds for outcome in outcomes)
     return sum(outcome.seconds for outcome in outcomes), ModelUsage(tokens, gpu_seconds)
+
+
+def _measure_work(turns: Sequence[Turn]) -> int:
+    """Return the work of planning these turns, in bytes whose parsing takes as long."""
+    chars = sum(len(slot.text) for turn in turns for slot in turn.slots)
+    return WORK_PER_CHAR * chars + WORK_PER_TURN * len(turns)
 
 
 def _plan_turns(turns: Sequence[Turn], options: CompressionOptions, known: PlanPrefix) -> CompressionPlan:

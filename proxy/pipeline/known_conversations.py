@@ -21,6 +21,7 @@ from ..protocols.prefix_hash import PrefixHash
 from .edits import EMPTY_COMPRESSED, CompressedPrefix
 
 MAX_BYTES = 32 * 2**20  # of all conversations together, as estimated
+MAX_KNOWN_BYTES = MAX_BYTES // 4  # of the body of one conversation
 BYTES_PER_ELEMENT = 1000  # of the objects made of a message: some 800 in one recorded conversation
 ConversationKey = tuple[str, int]  # the owner, and the hash of the prefix
 

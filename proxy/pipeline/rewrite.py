@@ -30,7 +30,7 @@ from ..protocols.protocol import Conversation, ProtocolAdapter
 from ..stores.errors import ThrottledLogger, describe
 from ..stores.originals import OriginalsError
 from .compress import CompressionOptions, CompressionResult, ConversationCompressor, TokenCounts
-from .known_conversations import Elements, KnownConversation, read_elements
+from .known_conversations import MAX_KNOWN_BYTES, Elements, KnownConversation, read_elements
 
 # The reference of a marker to its original, by the original's name.
 TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
@@ -137,7 +137,7 @@ class BodyRewriter:
         vocabulary = get_token_counter(context.pricing_model)
         options = self._build_options(request, conversation, vocabulary)
         elements = Elements()
-        if context.mode != "off" and conversation.is_growing:
+        if context.mode != "off" and conversation.is_growing and len(request.text) <= MAX_KNOWN_BYTES:
             elements = await offload.run_for(request.work, self._read_elements, request, options)
         known = self._memory.find(elements)
         texts = await offload.run_for(request.work, _list_texts, conversation, known.element_count)
@@ -167,14 +167,13 @@ class BodyRewriter:
         new_turns = await offload.run_for(request.work, conversation.read_turns, known.element_count, calls)
         options = replace(options, timeout=max(0.0, deadline - (perf_counter() - start_time)))
         result = await self._conversation_compressor.compress(
-            [*known.compressed.plan.turns, *new_turns], options, new_chars=counts.new_chars, known=known.compressed
+            [*known.compressed.plan.turns, *new_turns], options, known=known.compressed
         )
         if request.expand_tool is not None:
             request.expand_tool.known_prefix_hash = known.prefix_hash
         additions = await request.build_additions(vocabulary, reinsert=bool(result.edits))
         if result.is_final and elements.keys:
-            new_texts = conversation.read_texts(known.element_count)
-            tokens = [vocabulary.count(text) for text in new_texts]
+            tokens = await offload.run_for(request.work, _count_elements, conversation, known.element_count, vocabulary)
             self._memory.remember(elements, _extend_known(known, elements, tokens, calls, result, request), known)
         return await self._apply_result(request, result, additions, elements)
 
@@ -354,6 +353,10 @@ def _list_texts(conversation: Conversation, first: int) -> list[str]:
     for text in texts:
         hash(text)
     return texts
+
+
+def _count_elements(conversation: Conversation, first: int, vocabulary: TokenCounter) -> list[int]:
+    return [vocabulary.count(text) for text in conversation.read_texts(first)]
 
 
 def _has_tool_outputs(elements: object) -> bool:

@@ -20,8 +20,11 @@ Result = TypeVar("Result")
 
 
 def measure_work(text: bytes) -> int:
-    """Return the work that a JSON text makes, in bytes: a body of many small objects makes more than a long string."""
-    return len(text) + _BYTES_PER_OBJECT * text.count(b"{")
+    """Return the work that a JSON text makes, in bytes: a body of many small objects makes more than a long string.
+
+    The objects of a text that makes too much work anyway are not counted.
+    """
+    return len(text) + (_BYTES_PER_OBJECT * text.count(b"{") if len(text) <= INLINE_BYTES else 0)
 
 
 async def run_for(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.benchmarks import fuzz
@@ -69,7 +69,6 @@ def test_quadratic_time_is_a_violation() -> None:
     assert not fuzz.check_growth(fuzz.Trial(StubCompressor(lambda _: None), "x" * 240, "", 4.0))
 
 
-@settings(deadline=None)
 @given(data=st.binary(max_size=400))
 def test_any_bytes_decode_to_a_trial_without_an_exception(data: bytes) -> None:
     trial = fuzz.decode_trial(data)

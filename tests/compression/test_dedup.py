@@ -87,7 +87,6 @@ def test_lines_that_remain_after_a_removal_count_as_shown() -> None:
     assert again.parts == (LINES[0], Gap(19, REPEAT_UNIT), LINES[40], Gap(9, REPEAT_UNIT))
 
 
-@settings(deadline=None)
 @given(earlier=st.lists(line_texts, max_size=4), text=line_texts)
 def test_no_line_is_lost_and_the_counts_add_up(earlier: list[str], text: str) -> None:
     result = remove_repeats(*earlier, text=text)
@@ -111,7 +110,6 @@ def test_no_line_is_lost_and_the_counts_add_up(earlier: list[str], text: str) ->
             line_index += part.count("\n") + 1
 
 
-@settings(deadline=None)
 @given(earlier=st.lists(line_texts, min_size=1, max_size=3), text=line_texts)
 def test_removal_is_deterministic(earlier: list[str], text: str) -> None:
     assert remove_repeats(*earlier, text=text) == remove_repeats(*earlier, text=text)
@@ -141,7 +139,7 @@ def is_replaced(steps: list[DedupStep]) -> list[bool]:
     return [replacement is not None for replacement in dedup.dedupe_steps(steps)]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(step_lists)
 def test_prefix_later_steps_and_memory_change_no_result(steps: list[DedupStep]) -> None:
     dedup.clear_conversations()
@@ -153,7 +151,7 @@ def test_prefix_later_steps_and_memory_change_no_result(steps: list[DedupStep]) 
     assert dedup.dedupe_steps(steps) == results
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(step_lists)
 def test_steps_that_may_not_be_deduplicated_are_unchanged(steps: list[DedupStep]) -> None:
     for step, replacement in zip(steps, dedup.dedupe_steps(steps), strict=True):

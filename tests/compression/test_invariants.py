@@ -19,7 +19,6 @@ from clara_proxy.tests.conversations import Json, chats
 TOKENS = get_token_counter("gpt-4o")
 calm = settings(
     max_examples=40,
-    deadline=None,
     suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example),
 )
 

@@ -45,7 +45,7 @@ def cases(draw: st.DrawFn) -> tuple[str, str, str, str]:
     return same, again, other, f"{before} {{}} {after}"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases())
 def test_sentence_of_the_other_polarity_is_dropped(case: tuple[str, str, str, str]) -> None:
     same, again, other, frame = case

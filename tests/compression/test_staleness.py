@@ -214,12 +214,19 @@ def test_repeat_of_a_pruned_output_is_shown_in_full_again() -> None:
 
 
 COMMANDS = st.sampled_from(["cat app.py", "cat other.py", "make", "pytest -q", "git diff", "secret"])
-OUTPUTS = st.sampled_from([CODE, LOG, CODE[:1500], LOG[:6000], "done", "x" * 900])
+OUTPUTS = {
+    "code": CODE,
+    "log": LOG,
+    "short code": CODE[:1500],
+    "short log": LOG[:6000],
+    "word": "done",
+    "long word": "x" * 900,
+}
 
 
-@given(st.lists(st.tuples(COMMANDS, OUTPUTS), min_size=1, max_size=30), st.floats(0.05, 3))
+@given(st.lists(st.tuples(COMMANDS, st.sampled_from(list(OUTPUTS))), min_size=1, max_size=30), st.floats(0.05, 3))
 def test_prefix_decisions_change_only_at_an_epoch_end(steps: list[tuple[str, str]], price: float) -> None:
-    turns = conversation(*steps)
+    turns = conversation(*((command, OUTPUTS[output]) for command, output in steps))
     rules = replace(RULES, epoch_price=price)
     before: list[Decision] = []
     epoch_ends = (0, 0)

@@ -36,7 +36,6 @@ from clara_proxy.tests.conversations import Json
 
 whole_request_settings = settings(  # for property tests of whole requests
     max_examples=25,
-    deadline=None,
     suppress_health_check=(
         HealthCheck.too_slow,
         HealthCheck.data_too_large,

@@ -20,7 +20,7 @@ import pytest
 from clara_proxy.compression.compressor import CompressedPassage, Compressor, Gap, Task
 from clara_proxy.compression.tokens import TokenCounter
 from clara_proxy.proxy.commands import serve
-from clara_proxy.proxy.pipeline import rewrite
+from clara_proxy.proxy.pipeline import compress, rewrite
 from clara_proxy.proxy.pipeline.compress import MAX_LATE_COUNTS
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import (
@@ -454,6 +454,18 @@ def test_the_number_of_late_counts_is_limited(
         deadline = time.monotonic() + TIMEOUT
         while "late=1" in proxy.post(tool_chat(f"6{LONG_TEXT}")).headers["x-clara-skipped"]:
             assert time.monotonic() < deadline
+
+
+def test_a_text_too_long_for_any_model_is_forwarded_unchanged(
+    tmp_path: Path, upstream: FaultyUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compress, "MAX_TEXT_CHARS", len(LONG_TEXT) - 1)
+    body = orjson.dumps(tool_chat(LONG_TEXT))
+    with running.run_proxy(upstream.url, tmp_path) as proxy:
+        for _ in range(2):
+            answer = proxy.post(body)
+            assert answer.headers["x-clara-skipped"] == "late=1"
+            assert upstream.last_request.body == body
 
 
 def test_late_counting_fails_closed_if_requested(

@@ -24,7 +24,7 @@ def words(text: str) -> list[Span]:
 texts = st.lists(st.sampled_from(["word", "a", " ", ". ", "! ", "\n", "\n\n", "🙂", "。", "x" * 9])).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=texts, limit=st.integers(8, 24), overlap=st.integers(0, 3) | st.none())
 def test_windows_cover_the_text_and_fit_the_limit(text: str, limit: int, overlap: int | None) -> None:
     windows = chunk_text(text, words, limit, overlap)

@@ -130,7 +130,7 @@ def test_a_document_with_much_more_than_its_long_strings_is_json() -> None:
     assert registry.find_compressor(json.dumps({"log": TESTS, "rows": rows})).name == "json"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     text=st.sampled_from([TESTS, LOG, CRASH]),
     prefix=st.sampled_from([*PREFIXES.values(), "json"]),

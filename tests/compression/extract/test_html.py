@@ -89,7 +89,7 @@ MARKUP = '< > </ <!-- --> <p> </p> <script> </script <a href= " <h2> <nav> </nav
 BITS = st.sampled_from([*MARKUP.split(), "'", "hive 13 stands here. ", "日本", "İ", "\n", " ", "\x00"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(BITS, max_size=80).map("".join), st.booleans())
 def test_pieces_are_ordered_disjoint_and_stripped_for_any_text(text: str, include_links: bool) -> None:
     index = 0
@@ -101,7 +101,7 @@ def test_pieces_are_ordered_disjoint_and_stripped_for_any_text(text: str, includ
         index = end
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(BITS, max_size=200).map("".join), st.sampled_from(["", "hive 13", "links of 日本"]))
 def test_kept_pieces_of_any_text_are_verbatim_and_in_order(text: str, question: str) -> None:
     passage = run_compressor(HtmlCompressor(), text, question, 3)

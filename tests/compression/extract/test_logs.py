@@ -1,7 +1,7 @@
 """Logs: entries, stack traces in entries, and the entries that are kept."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.compression import registry
@@ -44,7 +44,6 @@ def make_log(language: str, quiet_lines: int) -> str:
     )
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(LINES), max_size=120))
 def test_every_line_is_in_exactly_one_piece(chosen_lines: list[str]) -> None:
     text = "\n".join(chosen_lines)

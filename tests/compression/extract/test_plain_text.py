@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.compression.extract.core import lines
@@ -32,7 +32,6 @@ def test_text_between_carriage_returns_is_not_a_progress_bar() -> None:
     assert visible_lines(text) == [text]
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(st.sampled_from("a 5%\r/"), max_size=30), max_size=6).map("\n".join))
 def test_every_line_keeps_some_visible_text(text: str) -> None:
     spans = lines.find_line_spans(text)

@@ -65,7 +65,7 @@ QUESTIONS = st.one_of(
     ),
 )
 RATIOS = st.sampled_from((1.2, 2.0, 3.0, 4.0, 10.0, 1000.0))
-EXAMPLES = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 
 
 @EVERY_COMPRESSOR
@@ -102,7 +102,6 @@ def test_kept_and_left_out_lines_add_up(name: str, text: str, question: str, rat
         assert kept + count_left_out(passage) == passage.total
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_written_units_and_gaps_add_up_for_any_selection(data: st.DataObject) -> None:
     total = data.draw(st.integers(1, 30))
@@ -125,7 +124,6 @@ def test_written_units_and_gaps_add_up_for_any_selection(data: st.DataObject) ->
     )
 
 
-@settings(deadline=None)
 @given(
     scores=st.lists(st.floats(0, 9), min_size=1, max_size=40),
     budget=st.integers(0, 900),

@@ -96,7 +96,7 @@ def texts(draw: st.DrawFn, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_kept_line_stands_below_its_own_record(name: str, data: st.DataObject) -> None:
     text = data.draw(texts(name))
@@ -126,7 +126,7 @@ def test_a_kept_line_stands_below_its_own_record(name: str, data: st.DataObject)
     ],
     ids=["diff", "report"],
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_both_halves_of_a_pair_are_kept_or_neither(start: str, first: str, second: str, data: st.DataObject) -> None:
     total = data.draw(st.integers(5, 60))

@@ -124,7 +124,7 @@ def test_text_that_is_not_a_table_is_not_recognised(text: str) -> None:
 CELLS = st.text(st.sampled_from("ab019 .-\"'|,;\t\\é日"), max_size=8)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(st.lists(CELLS, min_size=3, max_size=3), min_size=9, max_size=40),
     st.sampled_from([",", ";", "\t", "|"]),

@@ -32,7 +32,7 @@ def test_steps_of_a_request_add_up(row: Row) -> None:
     assert steps["added"] >= 0
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(rows(), min_size=1, max_size=6, unique_by=lambda row: row.id))
 async def test_steps_of_a_span_are_the_sum_of_its_requests(tmp_path: Path, entries: list[Row]) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / str(abs(hash(tuple(entries))))}.sqlite3")

@@ -26,9 +26,7 @@ ORIGINAL = LOG_TEXT + "\n2024-01-01 ERROR disk full on /dev/sda1"
 DOCUMENTS = "Which city is it?\n\n<document>\n" + "\n\n".join(
     f"Town number {number} is on a river and has {number * 37} people who bake bread. " * 6 for number in range(30)
 )
-property_settings = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+property_settings = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def compress(proxy: Proxy, chat: Json | None = None, /, **config: Any) -> httpx.Response:

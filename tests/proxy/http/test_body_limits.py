@@ -76,7 +76,11 @@ async def test_unpacking_stops_as_soon_as_the_budget_is_exceeded() -> None:
         (b'"a,b,c"', 0),
     ],
 )
-def test_values_are_counted_outside_of_strings(text: bytes, count: int) -> None:
+@pytest.mark.parametrize("piece_bytes", [1, 2, 3, 100])
+def test_values_are_counted_outside_of_strings(
+    text: bytes, count: int, piece_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_json, "_PIECE_BYTES", piece_bytes)
     assert count_values(text) == count
 
 

@@ -37,7 +37,7 @@ def test_invalid_ratio_is_rejected() -> None:
         ClaraCompressor(ratio=0.5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text(max_size=3000), max_size=4), st.text(max_size=40), st.floats(1, 20))
 def test_every_document_is_returned_and_none_is_longer(texts: list[str], query: str, ratio: float) -> None:
     documents = [Document(page_content=text, metadata={"index": index}) for index, text in enumerate(texts)]

@@ -271,7 +271,7 @@ plans = st.lists(st.sampled_from([*HIDDEN_OUTPUTS, *MIXED_OUTPUTS, *VISIBLE_OUTP
 returns = st.sampled_from([RETURNS["unchanged"], RETURNS["unchanged"], *RETURNS.values()])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plans, returns, st.sampled_from(JSON_STYLES), st.booleans())
 def test_prefix_of_the_messages_api_includes_hidden_rounds(
     proxy: Proxy,

@@ -219,7 +219,6 @@ def test_client_gets_the_same_from_a_deviant_upstream(protocol: str) -> None:
     @settings(
         max_examples=EXAMPLES,
         phases=PHASES,
-        deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )

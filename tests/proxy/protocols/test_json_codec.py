@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.proxy.protocols import chat, json_codec, messages, offload, responses, sse
@@ -18,7 +18,6 @@ from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
 from clara_proxy.tests.proxy.inprocess import InProcessProxy, whole_request_settings
 from clara_proxy.tests.running import LOG_TEXT
 
-unhurried = settings(deadline=None)  # a busy machine exceeds the default deadline
 spaces = st.sampled_from(["", " ", "\n  ", "\t"])
 ODD_NUMBERS = (
     "1e400 -1E+400 2e-400 1e-7 1E5 1.0 1.50 0.00 -0 -0.0 0.1000000000000000055511151231257827 18446744073709551616"
@@ -76,26 +75,22 @@ def parse(text: bytes | str) -> Any:
     return json.loads(source, object_pairs_hook=group, parse_float=Decimal, parse_int=Decimal)
 
 
-@unhurried
 @given(json_texts)
 def test_a_value_is_written_as_it_was_read(text: str) -> None:
     assert parse(json_codec.dumps(json_codec.loads(text.encode()))) == parse(text)
 
 
-@unhurried
 @given(json_texts)
 def test_a_value_that_was_parsed_for_reading_is_restored(text: str) -> None:
     value = json_codec.loads_readable(text.encode())
     assert parse(json_codec.dumps(json_codec.reload_exactly(text.encode(), value))) == parse(text)
 
 
-@unhurried
 @given(json_texts)
 def test_a_value_for_reading_can_be_encoded(text: str) -> None:
     assert not re.search("[\ud800-\udfff]", json_codec.dumps(json_codec.loads_readable(text.encode())).decode())
 
 
-@unhurried
 @given(st.lists(strings).map(",".join))
 def test_strings_have_the_same_canonical_form_in_either_reading(items: str) -> None:
     text = f"[{items}]".encode()
@@ -210,7 +205,6 @@ every_protocol = pytest.mark.parametrize(
 
 
 @every_protocol
-@unhurried
 @given(json_texts)
 def test_a_filtered_reply_keeps_every_other_value(
     adapter: ProtocolAdapter, template: str, hidden: str, odd: str
@@ -244,7 +238,6 @@ EVENTS: list[tuple[ProtocolAdapter, str, str]] = [
 
 
 @pytest.mark.parametrize(("adapter", "template", "hidden"), EVENTS, ids=[adapter.name for adapter, _, _ in EVENTS])
-@unhurried
 @given(json_texts)
 def test_a_renumbered_event_keeps_every_other_value(
     adapter: ProtocolAdapter, template: str, hidden: str, odd: str

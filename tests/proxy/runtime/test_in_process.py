@@ -90,7 +90,7 @@ def test_passive_modes_change_nothing() -> None:
         assert result.tokens_saved == 0
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(chats())
 def test_the_result_is_that_of_the_proxy(tmp_path_factory: pytest.TempPathFactory, chat: Json) -> None:
     folder: Path = tmp_path_factory.mktemp("same")

@@ -43,8 +43,8 @@ def test_a_removed_data_directory_is_noticed(
         page = httpx.get(f"{proxy.url}/metrics").text
         assert 'clara_store_up{store="ledger"} 0.0' in page
         assert 'clara_store_up{store="originals"} 0.0' in page
-        time.sleep(0.1)
-        assert "clara_ledger_waiting_rows 1.0" in httpx.get(f"{proxy.url}/metrics").text
+        while "clara_ledger_waiting_rows 1.0" not in (page := httpx.get(f"{proxy.url}/metrics").text):
+            assert time.monotonic() < deadline, page
 
 
 async def test_a_store_is_logged_when_it_fails_and_when_it_works_again(caplog: pytest.LogCaptureFixture) -> None:

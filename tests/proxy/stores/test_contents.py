@@ -41,7 +41,7 @@ async def open_contents(
         await originals.stop()
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.integers(0, 400), st.builds(PassageTexts, TEXT, TEXT, TEXT), max_size=5))
 async def test_kept_texts_are_returned_unchanged(tmp_path: Path, texts: dict[int, PassageTexts]) -> None:
     async with open_contents(tmp_path, Clock()) as (contents_store, _):

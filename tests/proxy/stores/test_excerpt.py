@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.proxy.stores.excerpt import CONTEXT_LINES, MAX_MATCHES, MAX_PIECE_CHARS, cut_excerpt
@@ -94,7 +94,6 @@ def test_only_the_matching_piece_of_a_long_line_is_returned() -> None:
     assert len(excerpt) < (2 * CONTEXT_LINES + 2) * MAX_PIECE_CHARS
 
 
-@settings(deadline=None)
 @given(st.text("ab \nc", max_size=300), st.text("ab ", max_size=5))
 def test_every_returned_line_is_in_the_text(text: str, query: str) -> None:
     rows = text.split("\n")

@@ -92,7 +92,7 @@ def test_stored_usage_equals_the_sum_over_rows(kind: str, tmp_path: Path, postgr
     url = postgres.reset_database() if kind == "postgres" else f"sqlite:///{tmp_path}/l.sqlite3"
     ledger = Ledger(url)
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.lists(rows(), max_size=12))
     def check(drawn: list[Row]) -> None:
         suffix = f"-{next(ids)}"  # separates the keys of the examples

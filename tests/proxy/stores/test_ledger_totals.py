@@ -40,7 +40,7 @@ GROUPINGS_OF_ROWS = ["all", "model", "mode", "project", "session", "user", "tag:
 
 
 @every_database
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=st.lists(random_rows(), max_size=12), by=st.sampled_from(GROUPINGS_OF_ROWS), period=PERIODS)
 def test_totals_of_groups_equal_sums_over_rows(
     create_database: CreateDatabase, kind: str, rows: list[Row], by: str, period: tuple[float, float | None]
@@ -69,7 +69,7 @@ def test_totals_of_groups_equal_sums_over_rows(
 
 
 @every_database
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.lists(random_rows(), max_size=12), period=PERIODS, by=st.sampled_from(["tool", "kind"]))
 def test_totals_by_tool_and_kind_are_those_of_passages(
     create_database: CreateDatabase, kind: str, rows: list[Row], period: tuple[float, float | None], by: str
@@ -251,7 +251,7 @@ async def test_unknown_groupings_are_rejected(by: str) -> None:
 
 
 @every_database
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(batches=st.lists(st.lists(random_rows(), max_size=5), max_size=4), repeated=st.integers(0, 5))
 def test_stored_daily_totals_equal_sums_over_rows(
     create_database: CreateDatabase, kind: str, batches: list[list[Row]], repeated: int

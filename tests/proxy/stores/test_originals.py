@@ -135,7 +135,7 @@ LONG = st.builds(str.__mul__, st.sampled_from(["ab\n", "\nb", "a"]), st.integers
 
 
 @every_store
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(texts=st.lists(TEXT | LONG, max_size=5), other=st.text("abc", min_size=1, max_size=3))
 def test_only_the_owner_gets_a_stored_text(
     create_location: CreateLocation, kind: str, texts: list[str], other: str
@@ -186,7 +186,7 @@ async def test_known_texts_cost_no_transaction(location: Path | str) -> None:
 
 @every_store
 @given(pauses=st.lists(st.floats(0.1, 300.0), max_size=12))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_texts_can_be_fetched_until_they_expire(
     create_location: CreateLocation, kind: str, pauses: list[float]
 ) -> None:
@@ -369,7 +369,7 @@ async def test_the_originals_file_is_readable_only_by_its_owner(tmp_path: Path) 
 
 
 @every_store
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(values=st.dictionaries(PRINTABLE, st.binary(max_size=200)), data=st.data())
 def test_only_the_owner_gets_a_note(
     create_location: CreateLocation, kind: str, values: dict[str, bytes], data: st.DataObject

@@ -40,7 +40,7 @@ def test_composed_phrasings_contain_no_held_out_phrasing() -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_training_uses_no_held_out_composed_phrasing(seed: int) -> None:
     rng = random.Random(seed)
     fact = make_fact(rng, EpisodeSpec())
@@ -55,7 +55,7 @@ def test_training_uses_no_held_out_composed_phrasing(seed: int) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_training_facts_have_no_held_out_value(seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(40):
@@ -64,7 +64,7 @@ def test_training_facts_have_no_held_out_value(seed: int) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_unseen_value_is_held_out(seed: int) -> None:
     rng = random.Random(seed)
     fact = make_fact(rng, EpisodeSpec(unseen_values=True))
@@ -72,7 +72,7 @@ def test_every_unseen_value_is_held_out(seed: int) -> None:
 
 
 @given(SEEDS, st.integers(1, 20), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_answers_occur_in_their_documents_and_negatives_nowhere(seed: int, documents: int, count: int) -> None:
     spec = EpisodeSpec(documents, count, questions=6, unanswerable=0.3, noise=0.2)
     episode = make_episode(random.Random(seed), spec)
@@ -88,7 +88,7 @@ def test_answers_occur_in_their_documents_and_negatives_nowhere(seed: int, docum
 
 
 @given(SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_equal_questions_of_an_episode_have_equal_answers(seed: int) -> None:
     episode = make_episode(random.Random(seed), EpisodeSpec(20, 1, questions=30))
     answers: dict[str, str] = {}
@@ -97,7 +97,7 @@ def test_equal_questions_of_an_episode_have_equal_answers(seed: int) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_restatement_has_the_same_values_in_other_words(seed: int) -> None:
     restatement = make_restatement(random.Random(seed), EpisodeSpec())
     assert restatement.document != restatement.target
@@ -107,7 +107,7 @@ def test_a_restatement_has_the_same_values_in_other_words(seed: int) -> None:
 
 
 @given(SEEDS, st.integers(1, 5), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_stated_fact_answers_a_near_negative(seed: int, documents: int, count: int) -> None:
     rng = random.Random(seed)
     stated = [make_fact(rng, EpisodeSpec()) for _ in range(documents * count)]

@@ -15,7 +15,7 @@ SCORES = st.lists(st.integers(-1000, 1000), min_size=4, max_size=9, unique=True)
 
 
 @given(SCORES, st.integers(1, 4))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_weights_select_the_best_documents_in_order(scores: list[int], k: int) -> None:
     cosines = torch.tensor([scores], dtype=torch.float32) / 1000
     indices, weights = straight_through_top_k(cosines, k)

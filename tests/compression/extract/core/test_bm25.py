@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.compression.extract.core import bm25, terms
@@ -43,7 +43,6 @@ def _count_simply(text: str, spans: list[tuple[int, int]], query: bm25.Query) ->
     return counts
 
 
-@settings(deadline=None)
 @given(text=TEXTS, question=TEXTS, size=st.integers(1, 40))
 def test_terms_are_counted_as_by_a_simple_loop(text: str, question: str, size: int) -> None:
     spans = [(index, min(index + size, len(text))) for index in range(0, len(text), size + 1)]
@@ -51,7 +50,6 @@ def test_terms_are_counted_as_by_a_simple_loop(text: str, question: str, size: i
     assert bm25.count_terms(text, spans, query) == (_count_simply(text, spans, query) if query.term_weights else {})
 
 
-@settings(deadline=None)
 @given(text=TEXTS, filler=st.sampled_from(("", "plain words " * 2_000)), data=st.data())
 def test_a_word_reader_finds_the_words_of_the_pattern(text: str, filler: str, data: st.DataObject) -> None:
     whole = text + filler  # with many letters of one script, and with few

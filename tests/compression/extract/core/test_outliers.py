@@ -1,6 +1,6 @@
 """Outliers: rare values among few, far numbers, and never most values."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.compression.extract.core import outliers
@@ -39,7 +39,6 @@ def test_extremes_are_the_first_least_and_greatest_numbers() -> None:
     assert find_extremes(["x"] * 20) == []
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.floats().map(str), st.sampled_from(["", "a", "b", "nan", "1e999"])), max_size=60))
 def test_outliers_of_any_values_are_ordered_and_few(values: list[str]) -> None:
     indices = find_outliers(values)

@@ -2,7 +2,7 @@
 
 from math import isfinite
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.compression.extract import numbered_documents
@@ -62,7 +62,6 @@ def test_without_a_question_the_first_sentence_of_each_document_leads() -> None:
     assert all(_rank(documents, "", f"T{index} is a town.") <= 4 for index in range(4))
 
 
-@settings(deadline=None)
 @given(
     question=st.one_of(st.text(max_size=60), st.sampled_from(("When was Delph founded?", "how many 雨"))),
     cut=st.integers(0, len(DOCUMENTS)),

@@ -119,7 +119,7 @@ def test_the_text_of_an_element_belongs_to_its_tag() -> None:
     assert find_ancestors(text, "Actual: 2")[0] == "    <message>Expected: 1"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.sampled_from(["a: 1", "  b: 2", "- c", "    d {", "}", "", "===== x =====", "key:", "\tz"]), max_size=60

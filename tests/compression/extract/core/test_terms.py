@@ -1,7 +1,7 @@
 """Terms of any script match other forms, other accents, and words without blanks between them."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.compression.extract.core import bm25, terms
@@ -52,7 +52,6 @@ def test_the_exact_word_scores_more_than_another_form() -> None:
     assert scores[0] > scores[1] > scores[2] == 0
 
 
-@settings(deadline=None)
 @given(word=WORDS, before=st.sampled_from(("", "a b ", "雨 ", "дождь ")), after=st.sampled_from(("", " c", " हिन्दी")))
 def test_every_word_of_a_question_matches_itself(word: str, before: str, after: str) -> None:
     if any(sentence.lower() in bm25.STOP_WORDS for sentence in terms.choose_word_pattern(word).findall(word)):
@@ -60,7 +59,6 @@ def test_every_word_of_a_question_matches_itself(word: str, before: str, after: 
     assert _score(word, [before + word + after, "zzz"])[0] > 0
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_terms_of_any_word_are_not_empty_and_deterministic(text: str) -> None:
     for word in terms.choose_word_pattern(text).findall(text):

@@ -195,20 +195,20 @@ def write_complete(text: str) -> list[str]:
     return [part for part in parts if isinstance(part, str)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXTS)
 def test_the_complete_layout_reads_back_as_the_same_value(text: str) -> None:
     assert Reader(write_complete(text)).root() == DECODER.decode(text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(objects(LITERALS).map(lambda text: text.replace("\n", " ").replace("\r", " ")), min_size=2, max_size=5))
 def test_json_lines_read_back_as_an_array(lines: list[str]) -> None:
     text = "\n".join(lines)
     assert Reader(write_complete(text)).root() == [DECODER.decode(line) for line in lines]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(TEXTS, st.sampled_from(["", "name of id 1", "$[0].id", "naïve x y"]), st.sampled_from([2.0, 5.0, 50.0]))
 def test_every_kept_value_is_a_literal_of_the_original(text: str, question: str, ratio: float) -> None:
     passage = run_compressor(JsonCompressor(), text, question, ratio)
@@ -293,7 +293,7 @@ def test_a_value_nested_too_deeply_stays_one_value() -> None:
     assert DECODER.decode(write_complete(text)[0]) == DECODER.decode(text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TEXTS, st.sampled_from(["", "id name", "1007"]), st.sampled_from([1.5, 3.0, 20.0]))
 def test_kept_values_are_in_their_order(text: str, question: str, ratio: float) -> None:
     numbers = iter(range(1001, 9999))
