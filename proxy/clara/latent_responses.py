@@ -92,7 +92,7 @@ async def _stream_answer(
     exchange: Exchange, context: RequestContext, body: Json, pieces: AsyncGenerator[str | ClaraAnswer]
 ) -> None:
     head = reply_events.split_response(_build_reply(context, body, ""))[:_HEAD_EVENTS]
-    place = {"output_index": 0, "item_id": _build_item_id(context), "content_index": 0, "logprobs": []}
+    place: Json = {"output_index": 0, "item_id": _build_item_id(context), "content_index": 0, "logprobs": []}
     text, number = "", len(head)
     async with aclosing(pieces):
         piece = await anext(pieces)  # an error before the first piece still gets its own status
@@ -101,7 +101,7 @@ async def _stream_answer(
         await exchange.write_chunk(b"".join(map(_encode_event, head)))
         while isinstance(piece, str):
             if piece:
-                delta = {"type": "response.output_text.delta", **place, "delta": piece, "sequence_number": number}
+                delta: Json = {"type": "response.output_text.delta", **place, "delta": piece, "sequence_number": number}
                 await exchange.write_chunk(_encode_event(delta))
                 text, number = text + piece, number + 1
             piece = await anext(pieces)

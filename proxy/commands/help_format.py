@@ -1,5 +1,6 @@
 """The format of `--help`: flags have no type, other types have plain names, and arguments are in capitals."""
 
+from functools import partial
 from typing import Any
 
 import typer
@@ -47,9 +48,13 @@ def _format_parameters(parameters: list[Any], context: Any) -> list[Any]:
         elif parameter.param_type_name == "argument" and parameter.metavar is None:
             parameter.metavar = parameter.name.upper()
         if (display_type := getattr(parameter, "display_type", None)) is not None:  # newer versions of typer
-            name = _TYPE_NAMES.get(label := display_type(context), label)
-            parameter.display_type = lambda _, name=name: name
+            label = str(display_type(context))
+            parameter.display_type = partial(_get_name, _TYPE_NAMES.get(label, label))
     return parameters
+
+
+def _get_name(name: str, _context: Any) -> str:
+    return name
 
 
 def _get_first_sentence(text: str | None) -> str:

@@ -106,8 +106,12 @@ async def _search_notes(folder: Path) -> list[ChunkHit]:
         (folder / "notes" / name).write_text(text, encoding="utf-8")
     async with open_memory(f"sqlite:///{folder / 'memory.sqlite3'}") as memory:
         store = await memory.create_store(ANONYMOUS, "notes")
-        await Ingestion(memory, ANONYMOUS, store).run([folder / "notes"], prunes=False, on_progress=lambda *_: None)
+        await Ingestion(memory, ANONYMOUS, store).run([folder / "notes"], prunes=False, on_progress=_ignore_progress)
         return await vector_stores.find_passages(memory, ANONYMOUS, "notes", QUESTION, len(NOTES))
+
+
+def _ignore_progress(_done: int, _total: int, _name: str) -> None:
+    pass
 
 
 def _ask_nano(url: str, memories: list[str]) -> str:

@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from clara_proxy.compression.memory.indexing import index_document
 from clara_proxy.compression.memory.passage_index import IndexRow
@@ -202,7 +203,8 @@ async def test_documents_are_added_and_replaced_at_once(memory: MemoryStore) -> 
 
 async def test_a_search_sees_what_other_processes_add_and_delete(memory: MemoryStore) -> None:
     store = await memory.create_store(ALICE, "docs")
-    engine, reads = MemorySearch(memory, 2**20), []
+    engine = MemorySearch(memory, 2**20)
+    reads: list[int] = []
     read_index_rows = memory.chunks.read_index_rows
 
     async def count_rows(store_id: str, after: int = -1) -> list[IndexRow]:
@@ -233,7 +235,7 @@ async def test_a_search_sees_what_other_processes_add_and_delete(memory: MemoryS
 async def test_a_database_of_an_earlier_version_is_upgraded(memory: MemoryStore) -> None:
     store = await memory.create_store(ALICE, "docs")
     await add_document(memory, store.id, "manual.md", MANUAL)
-    engine = memory._engine
+    engine = cast("Any", memory)._engine
     is_sqlite = engine.dialect.name == "sqlite"
     async with engine.begin() as connection:
         await connection.execute(text("ALTER TABLE memory_stores DROP COLUMN deletion_revision"))
@@ -248,7 +250,12 @@ async def test_a_database_of_an_earlier_version_is_upgraded(memory: MemoryStore)
     assert row.postings
     assert "dry cloth" in (await search(memory, store.id, "alcohol"))[0]
     async with engine.begin() as connection:
-        tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
-        columns = await connection.run_sync(lambda sync: inspect(sync).get_columns("memory_chunks"))
+        tables, columns = await connection.run_sync(read_schema)
     assert "memory_terms" not in tables
-    assert "terms" not in {column["name"] for column in columns}
+    assert "terms" not in columns
+
+
+def read_schema(connection: Connection) -> tuple[set[str], set[str]]:
+    """Return the names of all tables, and of the columns of the chunks."""
+    inspector = inspect(connection)
+    return set(inspector.get_table_names()), {column["name"] for column in inspector.get_columns("memory_chunks")}
