@@ -104,13 +104,21 @@ class PassageIndex:
             last = _merge_segments(segments.pop(), last)
         return PassageIndex((*segments, last))
 
-    def rank_by_words(self, weights: Mapping[str, float], limit: int, accepts: FileFilter | None = None) -> list[int]:
+    def rank_by_words(
+        self,
+        weights: Mapping[str, float],
+        limit: int,
+        accepts: FileFilter | None = None,
+        min_share: float = 0.0,
+    ) -> list[int]:
         """Return the ids of the chunks with the best BM25 scores, best first.
 
         Args:
             weights: the terms of the question with their weights
             limit: the largest number of chunks
             accepts: a condition on the files of the chunks
+            min_share: the least score, as a share of the rarity of all terms; a word that stands in nearly every chunk
+                has hardly any
         """
         import numpy as np  # noqa: PLC0415
 
@@ -122,14 +130,16 @@ class PassageIndex:
         norms = [
             TERM_SATURATION * (1 - LENGTH_SHARE + LENGTH_SHARE / average * segment.lengths) for segment in self.segments
         ]
+        total_rarity = 0.0
         for term, weight in weights.items():
             found = [segment.find_postings(_hash_term(term)) for segment in self.segments]
             frequency = sum(map(len, found))
             rarity = weight * np.log1p((count - frequency + 0.5) / (frequency + 0.5))
+            total_rarity += rarity
             for postings, norm, score in zip(found, norms, scores, strict=True):
                 rows, counts = postings >> 8, (postings & _MAX_COUNT).astype(np.float32)
                 score[rows] += np.float32(rarity * (TERM_SATURATION + 1)) * counts / (counts + norm[rows])
-        return self._select_best(scores, limit, accepts)
+        return self._select_best(scores, limit, accepts, min_share * total_rarity)
 
     def rank_by_vector(self, query: "NDArray[np.int8]", limit: int, accepts: FileFilter | None = None) -> list[int]:
         """Return the ids of the chunks nearest to a vector (dimensions), nearest first, as `rank_by_words` does."""
@@ -141,9 +151,13 @@ class PassageIndex:
         return self._select_best([segment.score_vectors(vector) for segment in self.segments], limit, accepts)
 
     def _select_best(
-        self, scores: "Sequence[NDArray[np.float32]]", limit: int, accepts: FileFilter | None
+        self,
+        scores: "Sequence[NDArray[np.float32]]",
+        limit: int,
+        accepts: FileFilter | None,
+        least: float = 0.0,
     ) -> list[int]:
-        """Return the ids of the best scores above 0, best first; the older chunk comes first among equals."""
+        """Return the ids of the best scores above `least`, best first; the older chunk comes first among equals."""
         import numpy as np  # noqa: PLC0415
 
         if not scores:
@@ -153,7 +167,7 @@ class PassageIndex:
             values = np.where(np.concatenate([segment.select_rows(accepts) for segment in self.segments]), values, 0)
         count = min(limit, len(values))
         best = np.argpartition(-values, count - 1)[:count]
-        best = best[values[best] > 0]
+        best = best[values[best] > least]
         return [int(chunk_id) for chunk_id in ids[best[np.lexsort((ids[best], -values[best]))]]]
 
 

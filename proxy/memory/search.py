@@ -17,6 +17,7 @@ from ..stores.memory_schema import ChunkHit, VectorStore
 from ..stores.memory_store import MemoryStore
 
 CANDIDATES = 100  # of each ranking
+MIN_SHARE = 0.05  # of a question's rarity that a chunk found by words has, if others are found by meaning
 Accepts = Callable[[Mapping[str, Any]], bool]
 
 
@@ -80,8 +81,9 @@ class MemorySearch:
 def _rank_passages(index: PassageIndex, question: str, accepts: FileFilter | None) -> tuple[list[int], list[int]]:
     """Return the best chunks by words and by meaning."""
     vector = indexing.encode_vectors([question])[0]
-    by_words = index.rank_by_words(lexical.weigh_query_terms(question), CANDIDATES, accepts)
-    return by_words, index.rank_by_vector(vector, CANDIDATES, accepts)
+    by_meaning = index.rank_by_vector(vector, CANDIDATES, accepts)
+    min_share = MIN_SHARE if by_meaning else 0.0
+    return index.rank_by_words(lexical.weigh_query_terms(question), CANDIDATES, accepts, min_share), by_meaning
 
 
 def _rank_by_words(chunks: Sequence[ChunkHit], question: str) -> list[int]:

@@ -90,3 +90,10 @@ def test_index_without_terms_or_chunks_finds_nothing() -> None:
 
 def test_many_repetitions_of_a_term_are_counted_up_to_a_bound() -> None:
     assert encode_postings(["moon"] * 1000)[4] == 255
+
+
+def test_a_word_that_every_chunk_has_finds_nothing_beside_rarer_words() -> None:
+    index = PassageIndex().extend(build_rows([["moon", "screen"], ["moon", "planet"], ["moon"]]))
+    question = {"moon": 1.0, "planet": 1.0, "battery": 1.0}
+    assert index.rank_by_words(question, 5, min_share=0.05) == [2]
+    assert index.rank_by_words({"moon": 1.0}, 5, min_share=0.05) == [3, 1, 2]

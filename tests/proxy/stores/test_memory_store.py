@@ -80,6 +80,14 @@ async def test_chunks_are_found_by_their_words_and_by_their_meaning(memory: Memo
     assert MANUAL[first.start : first.end] == first.text
 
 
+async def test_a_word_of_every_chunk_does_not_outrank_the_meaning(memory: MemoryStore) -> None:
+    store = await memory.create_store(ALICE)
+    texts = ["User likes hiking in national parks.", "User works as an engineer.", "User has a dog."]
+    for number, content in enumerate(texts):
+        await add_document(memory, store.id, f"{number}.txt", content)
+    assert await search(memory, store.id, "What outdoor activities does the user enjoy?", 1) == texts[:1]
+
+
 async def test_search_honours_a_condition_on_attributes(memory: MemoryStore) -> None:
     store = await memory.create_store(ALICE)
     for name in ("a.txt", "b.txt"):
