@@ -26,7 +26,6 @@ from sqlalchemy import text
 
 from ..compression.memory.indexing import index_document
 from ..proxy.memory.search import MemorySearch
-from ..proxy.memory.service import INDEX_CACHE_BYTES
 from ..proxy.stores.ledger import select_dialect
 from ..proxy.stores.memory_chunks import NewDocument
 from ..proxy.stores.memory_store import DEFAULT_MAX_TOKENS, MemoryStore, open_memory
@@ -39,6 +38,7 @@ QUESTIONS = 100
 RECALL_QUESTIONS = 60
 RECALL_RANKS = (1, 5, 10)
 SEARCH_LIMIT = 20
+INDEX_BYTES = 256 * 2**20
 Item = dict[str, Any]
 
 
@@ -76,7 +76,7 @@ async def measure_size(memory: MemoryStore, url: str, items: Sequence[Item], pas
         _, added, seconds = await add_text(memory, store.id, f"file-{number}.md", content)
         count, indexing = count + added, indexing + seconds
     filling = time.perf_counter() - start
-    searching = MemorySearch(memory, INDEX_CACHE_BYTES)
+    searching = MemorySearch(memory, INDEX_BYTES)
     store = await memory.get_store(OWNER, store.id)
     before = read_memory()
     times: list[float] = []
@@ -112,7 +112,7 @@ async def measure_recall(memory: MemoryStore, items: Sequence[Item]) -> Item:
             key = document["title"], document["text"]
             if key not in files:
                 files[key], _, _ = await add_text(memory, store.id, *key)
-        searching = MemorySearch(memory, INDEX_CACHE_BYTES)
+        searching = MemorySearch(memory, INDEX_BYTES)
         store = await memory.get_store(OWNER, store.id)
         ranks: list[float] = []
         for item in chosen:

@@ -116,6 +116,12 @@ class StoreSettings(BaseSettings):
         description="Database of files and vector stores: `postgresql://...` or `sqlite:///PATH`; by default a file in "
         "the data directory.",
     )
+    memory_index_mb: int = Field(
+        default=256,
+        ge=0,
+        description="Memory for the indexes of vector stores, in MiB; 100,000 passages take 40. A store that does not "
+        "fit is read again for each search.",
+    )
     workers: int = Field(default=2, ge=1, le=64, description="Compressor threads.")
     queue: int = Field(
         default=256,

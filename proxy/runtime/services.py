@@ -162,7 +162,7 @@ async def _open_memory(settings: Settings, stack: AsyncExitStack) -> Memory | No
     if not settings.memory:
         return None
     try:
-        return await stack.enter_async_context(run_memory(locate_database(settings)))
+        return await stack.enter_async_context(run_memory(locate_database(settings), settings.memory_index_mb * 2**20))
     except (ValueError, OSError, SQLAlchemyError, sqlite3.Error) as error:
         setting = "CLARA_MEMORY_URL" if settings.memory_url else "CLARA_DATA_DIR"
         raise StartupError(f"the memory cannot be opened: {describe(error)} ({setting})") from error
