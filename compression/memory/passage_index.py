@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TERM_SATURATION, LENGTH_SHARE = 1.2, 0.75  # k1 and b of BM25
-_BLOCK_ROWS = 8192  # vectors converted to float at once
+_BLOCK_ROWS = 2048  # vectors converted to float at once
 _MAX_COUNT = 255
 _CACHED_TERMS = 100_000
 FileFilter = Callable[[str], bool]
@@ -69,9 +69,9 @@ class _Segment:
     def score_vectors(self, query: "NDArray[np.float32]") -> "NDArray[np.float32]":
         import numpy as np  # noqa: PLC0415 - slow to import, and not needed without memory
 
-        blocks = range(0, len(self.ids), _BLOCK_ROWS)
-        scores = [self.vectors[start : start + _BLOCK_ROWS].astype(np.float32) @ query for start in blocks]
-        return np.concatenate(scores)
+        # Unlike a matrix product, `einsum` starts no threads: those of OpenBLAS wait busily, for 20 times the work.
+        blocks = (self.vectors[start : start + _BLOCK_ROWS] for start in range(0, len(self.ids), _BLOCK_ROWS))
+        return np.concatenate([np.einsum("ij,j->i", block.astype(np.float32), query) for block in blocks])
 
     def select_rows(self, accepts: FileFilter) -> "NDArray[np.bool_]":
         import numpy as np  # noqa: PLC0415
