@@ -35,9 +35,9 @@ from ..compression.clara.clara import Clara, Reply
 from ..compression.clara.decoder_config import DecoderConfig
 from ..compression.clara.exceptions import CheckpointError
 from ..compression.clara.jobs import ModelJob
-from ..compression.clara.loading import LoadedModel
 from ..compression.clara.lora import TARGET_MODULES, Adapter, LoraPair
 from ..compression.clara.model import ClaraModel
+from ..compression.clara.model_source import LoadedModel
 from ..compression.clara.prompt_layout import plan_prompt
 from ..compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
 from ..compression.clara.weight_quantization import make_linear

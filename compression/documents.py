@@ -41,10 +41,10 @@ _CLOSING_TAGS = {name: re.compile(f"</{name}>", re.IGNORECASE | re.ASCII) for na
 _FENCE = re.compile(r"^(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*$\n?", re.MULTILINE)
 # Searched in a text with a line end prepended: a pattern that begins with one is ten times as fast as `^`.
 _BRACKETED_NUMBER = re.compile(
-    r"\n(?:#+ *)?(?:(?:document|source|passage|result|chunk|context|doc) *)?\[(\d{1,4})\][ \t:.(]*(?=\S)", re.I
+    r"\n(?i:(?:#+ *)?(?:(?:document|source|passage|result|chunk|context|doc) *)?\[(\d{1,4})\][ \t:.(]*(?=\S))"
 )
 _LABELLED_NUMBER = re.compile(
-    r"\n(?:#+ *)?(?:document|source|passage|result|chunk|doc) #?(\d{1,4})[ \t]*(?=[:.(\n-])", re.I
+    r"\n(?i:(?:#+ *)?(?:document|source|passage|result|chunk|doc) #?(\d{1,4})[ \t]*(?=[:.(\n-]))"
 )
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
@@ -68,7 +68,9 @@ def find_material(text: str, *, include_prose: bool) -> Sequence[Material]:
 
 
 def _search_material(text: str, *, prose: bool) -> Sequence[Material]:
-    material = _find_blocks(text)
+    material = _find_blocks(text) if "<" in text else []
+    if not material and "\n" not in text:  # everything else takes several lines
+        return ()
     for candidates in (find_fences(text), _find_numbered_chunks(text)):
         material += exclude_overlaps(candidates, [(span.start, span.end) for span in material])
         material.sort(key=lambda span: span.start)

@@ -10,17 +10,18 @@ from contextvars import ContextVar
 from threading import Lock
 from typing import Generic, TypeVar
 
+Text = TypeVar("Text", bound=str | bytes)
 Value = TypeVar("Value")
 owner: ContextVar[str] = ContextVar("owner", default="")  # of the texts of the current request
 
 
-class Memo(Generic[Value]):
+class Memo(Generic[Text, Value]):
     """A function of a text that is computed once per text and keeps at most `max_entries` results.
 
     Callers must not modify the results.
     """
 
-    def __init__(self, function: Callable[[str], Value], max_entries: int) -> None:
+    def __init__(self, function: Callable[[Text], Value], max_entries: int) -> None:
         self._function = function
         self._max_entries = max_entries
         self._values: dict[tuple[str, int, int], Value] = {}
@@ -30,21 +31,22 @@ class Memo(Generic[Value]):
         """Return the number of results held."""
         return len(self._values)
 
-    def __call__(self, text: str) -> Value:
+    def __call__(self, text: Text) -> Value:
         """Return the function's result for this text."""
         key = (owner.get(), hash(text), len(text))
-        if key in self._values:
+        try:
             return self._values[key]
-        value = self._function(text)
+        except KeyError:
+            value = self._function(text)
         with self._lock:
             if len(self._values) >= self._max_entries:
                 self._values = {}  # rare, and cheaper than keeping an order
             self._values[key] = value
         return value
 
-    def split_known(self, texts: Iterable[str]) -> tuple[list[Value], list[str]]:
+    def split_known(self, texts: Iterable[Text]) -> tuple[list[Value], list[Text]]:
         """Return the results of remembered texts, and the texts that would have to be computed."""
-        cached, values, unknown, name = self._values, list[Value](), list[str](), owner.get()
+        cached, values, unknown, name = self._values, list[Value](), list[Text](), owner.get()
         for text in texts:
             key = (name, hash(text), len(text))
             if key in cached:

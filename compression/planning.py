@@ -8,7 +8,6 @@ branches of a conversation and threads may share it.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from . import dedup, passages, policy, registry, staleness
@@ -20,20 +19,21 @@ from .tokens import TokenCounter
 from .transcript import Turn
 
 
-@dataclass(frozen=True, slots=True)
-class _Decisions:
+class _Decisions(NamedTuple):
     """The decisions on all passages, with repeats removed, and the texts among which repeats were looked for.
 
     `steps` are the texts of the first `step_turns` turns; no later turn may repeat one of them.
     """
 
-    decisions: list[Decision] = field(default_factory=list[Decision])
-    steps: list[DedupStep] = field(default_factory=list[DedupStep])
-    step_turns: int = 0
+    decisions: list[Decision]
+    steps: list[DedupStep]
+    step_turns: int
 
 
-@dataclass(frozen=True, slots=True)
-class PlanPrefix:
+_NOTHING = _Decisions([], [], 0)  # never modified, like every other
+
+
+class PlanPrefix(NamedTuple):
     """The results of planning for the turns of a conversation.
 
     `counts` are the tokens of each turn, `fresh` the decisions while every turn was new, `final` those after the ends
@@ -41,18 +41,17 @@ class PlanPrefix:
     among them before they become stale, with their kinds of content.
     """
 
-    turns: Sequence[Turn] = ()
-    counts: list[int] = field(default_factory=list[int])
-    question: Question = NO_QUESTION
-    fresh: _Decisions = field(default_factory=_Decisions)
-    final: _Decisions = field(default_factory=_Decisions)
-    epoch_ends: tuple[int, int] = (0, 0)
-    messages: list[MessageTokens] = field(default_factory=list[MessageTokens])
-    fading: dict[int, str] = field(default_factory=dict[int, str])
+    turns: Sequence[Turn]
+    counts: list[int]
+    question: Question
+    fresh: _Decisions
+    final: _Decisions
+    epoch_ends: tuple[int, int]
+    messages: list[MessageTokens]
+    fading: dict[int, str]
 
 
-_NOTHING = _Decisions()
-EMPTY_PREFIX = PlanPrefix(fresh=_NOTHING, final=_NOTHING)
+EMPTY_PREFIX = PlanPrefix((), [], NO_QUESTION, _NOTHING, _NOTHING, (0, 0), [], {})
 
 
 class CompressionPlan(NamedTuple):
@@ -106,7 +105,7 @@ def plan_compression(
         known_count, final = 0, _decide_after_epochs(prefix, rules, vocabulary, prefix.epoch_ends)
     prefix_changed = ended > ended_before or 0 < pruned == _find_last_reply_start(turns)
     return CompressionPlan(
-        final.decisions, prefix.epoch_ends, prefix_changed, known_count, replace(prefix, final=final)
+        final.decisions, prefix.epoch_ends, prefix_changed, known_count, prefix._replace(final=final)
     )
 
 
@@ -134,9 +133,9 @@ def _decide_after_epochs(
         ]
         if rules.budget:
             decisions = list(policy.apply_budget(rules.budget, plan.counts, decisions))
-        decided = _extend(_Decisions(), plan.turns, decisions, rules)
+        decided = _extend(_NOTHING, plan.turns, decisions, rules)
     if pruned:
-        decided = _extend(_Decisions(), plan.turns, _prune(decided.decisions, rules, plan.messages, pruned), rules)
+        decided = _extend(_NOTHING, plan.turns, _prune(decided.decisions, rules, plan.messages, pruned), rules)
     return decided
 
 

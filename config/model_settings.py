@@ -30,8 +30,8 @@ class ModelSettings(BaseSettings):
     )
     backend: Annotated[str, AfterValidator(validate_backend)] = Field(
         default="auto",
-        description="Device for CLaRa: `auto`, `cuda`, `mps` or `cpu`; or the URL of a clara-proxy on another machine, "
-        "which then does CLaRa's work.",
+        description="Device for CLaRa: `auto`, `cuda`, `mps` or `cpu`; `mlx` for Apple's GPUs without torch; or the "
+        "URL of a clara-proxy on another machine, which then does CLaRa's work.",
     )
     backend_key: str | None = Field(
         default=None, repr=False, description="API key of that other clara-proxy, if it requires one."
@@ -65,6 +65,11 @@ class ModelSettings(BaseSettings):
     )
     latents_disk_mb: int = Field(
         default=8192, ge=0, description="Disk space for compressed documents, in MiB; the least recently used go first."
+    )
+    quantized_disk_mb: int = Field(
+        default=16384,
+        ge=0,
+        description="Disk space for quantized weights, in MiB, so that a model is quantized once; 0 keeps none.",
     )
     keep_alive: Annotated[float, AfterValidator(validate_keep_alive)] = Field(
         default=900,

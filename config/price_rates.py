@@ -53,9 +53,9 @@ class Price:
         The rates of an unknown service tier are unknown. A region without a factor costs the same as any other.
         """
         name = TIER_ALIASES.get(service_tier, service_tier)
-        price = self if name in STANDARD_TIERS else dict(self.service_tiers).get(name, Price())
+        price = self if name in STANDARD_TIERS else dict(self.service_tiers).get(name, NO_PRICE)
         rates = next((higher for above, higher in reversed(price.tiers) if tokens > above), price)
-        factor = dict(self.regions).get(region, 1.0)
+        factor = dict(self.regions).get(region, 1.0) if region else 1.0
         return rates if factor == 1.0 else rates.scale(factor)
 
     def scale(self, factor: float) -> "Price":
@@ -71,4 +71,5 @@ class Price:
         return max(MIN_REWRITE_PRICE, ((self.cache_write or self.input) - self.cache_read) / self.cache_read)
 
 
+NO_PRICE = Price()  # of an unknown model
 assert {field.name for field in fields(Price)} >= set(RATE_FIELDS)

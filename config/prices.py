@@ -12,10 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from .price_rates import DEFAULT_REWRITE_PRICE, Price
+from .price_rates import DEFAULT_REWRITE_PRICE, NO_PRICE, Price
 from .price_table import read_price_table
 
 __all__ = [
+    "NO_PRICE",
     "PRICE_TABLE_FILE",
     "Price",
     "find_price",

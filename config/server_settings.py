@@ -39,6 +39,13 @@ class ServerSettings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8765, ge=0, le=65535, description="Port to listen on; 0 picks a free port.")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that serve the port. A process uses one core; `CLARA_WORKERS` sets the compressor"
+        " threads of each.",
+    )
     open: bool = Field(
         default=False,
         description="Allow requests without an API key from other machines, as long as no key exists.",

@@ -79,8 +79,8 @@ def validate_encryption_keys(value: tuple[str, ...]) -> tuple[str, ...]:
 
 def validate_backend(value: str) -> str:
     """Return the value; ValueError unless it is the name of a device, or the URL of another proxy."""
-    if value not in ("auto", "cuda", "mps", "cpu") and not value.startswith(("http://", "https://")):
-        raise ValueError("must be auto, cuda, mps, cpu, or the URL of a clara-proxy")
+    if value not in ("auto", "cuda", "mps", "mlx", "cpu") and not value.startswith(("http://", "https://")):
+        raise ValueError("must be auto, cuda, mps, mlx, cpu, or the URL of a clara-proxy")
     return value
 
 

@@ -122,7 +122,7 @@ class StoreSettings(BaseSettings):
         description="Memory for the indexes of vector stores, in MiB; 100,000 passages take 40. A store that does not "
         "fit is read again for each search.",
     )
-    workers: int = Field(default=2, ge=1, le=64, description="Compressor threads.")
+    workers: int = Field(default=2, ge=1, le=64, description="Compressor threads of each process.")
     queue: int = Field(
         default=256,
         ge=1,

@@ -19,7 +19,7 @@ from ..config import log_setup
 from ..config.settings import Settings, load_settings
 from .access import authentication
 from .access.middleware import AccessMiddleware
-from .clara import clara_routes
+from .clara import clara_routes, job_routes
 from .dashboard import dashboard_routes
 from .dashboard.overview import Overview
 from .endpoints import (
@@ -34,7 +34,8 @@ from .endpoints import (
 from .endpoints.completions import CompletionEndpoint
 from .endpoints.model_list import ModelListEndpoint
 from .endpoints.passthrough import PassthroughEndpoint
-from .http.exchange import ClientDisconnected, Receive, Scope, Send
+from .http import relay
+from .http.exchange import ClientDisconnected, Exchange, Message, Receive, Scope, Send
 from .protocols import chat, messages, responses
 from .protocols.api_errors import ApiError
 from .protocols.protocol import ProtocolAdapter
@@ -72,7 +73,17 @@ class Application(FastAPI):
     async def route_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an admitted request to a chat endpoint, or else to FastAPI's routes."""
         endpoint = self.hot_routes.get((scope.get("method", ""), scope.get("path", "")))
-        await (super().__call__ if endpoint is None else endpoint)(scope, receive, send)
+        if endpoint is not None:
+            await endpoint(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send)
+
+        async def track_start(message: Message) -> None:
+            exchange.has_started = True
+            await send(message)
+
+        async with relay.answer_cancellation(exchange):
+            await super().__call__(scope, receive, track_start)
 
 
 def create_app(custom_settings: Settings | None = None) -> FastAPI:
@@ -118,6 +129,7 @@ def create_app(custom_settings: Settings | None = None) -> FastAPI:
     app.router.routes.append(Route("/", _redirect_to_dashboard, methods=["GET"]))
     app.include_router(status_routes.router)
     app.include_router(clara_routes.router)
+    app.include_router(job_routes.router)
     app.include_router(compress_api.router)
     app.include_router(dashboard_routes.router)
     app.include_router(api_reference.router)

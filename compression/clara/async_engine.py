@@ -29,14 +29,16 @@ if TYPE_CHECKING:
     from .latent_quantization import Precision
     from .latent_store import LatentStore
     from .latents import Latents
+    from .quantized_weights import QuantizedWeightStore
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModelConfig:
     """The model's source and device; `latents_folder` stores compressed documents across restarts.
 
-    `cache_folder` holds downloaded repositories, beside the hub client's own cache. The store of latents is bounded in
-    bytes. `threads` compute on the processor; None chooses by the model's size.
+    `cache_folder` holds downloaded repositories, beside the hub client's own cache; `quantized_folder` keeps quantized
+    weights. Both stores, of latents and of weights, are bounded in bytes. `threads` compute on the processor; None
+    chooses by the model's size.
     """
 
     model: str
@@ -51,6 +53,8 @@ class LocalModelConfig:
     cache_folder: Path | None = None
     latents_memory_bytes: int = 1 << 28
     latents_disk_bytes: int = 1 << 33
+    quantized_folder: Path | None = None
+    quantized_disk_bytes: int = 1 << 34
 
 
 class ClaraAnswer(NamedTuple):
@@ -202,9 +206,7 @@ class LocalClara:
         return self._siblings[rate]
 
     def _load_model(self) -> "Clara":
-        import torch  # noqa: PLC0415 - slow; the worker loads it at the first job
-
-        from .clara import Clara  # noqa: PLC0415
+        from .clara import Clara  # noqa: PLC0415 - slow; the worker loads it at the first job
 
         config, started = self.config, time.perf_counter()
         clara = Clara.from_pretrained(
@@ -216,16 +218,18 @@ class LocalClara:
             quantization=config.quantization,
             cache=config.cache_folder,
             store=self._open_store(),
+            quantized_weights=_open_quantized_weights(config),
         )
-        torch.set_num_threads(choose_thread_count(clara.model.base.config.hidden_size, config.threads))
-        self.device, self.dtype = str(clara.model.base.device), str(clara.model.base.dtype).removeprefix("torch.")
+        base = clara.model.base
+        resources.set_thread_count(choose_thread_count(base.config.hidden_size, config.threads))
+        self.device, self.dtype = str(base.device), str(base.dtype).removeprefix("torch.")
         self.load_seconds = round(time.perf_counter() - started, 3)
         self.totals["loads"] += 1
         return clara
 
     def _open_store(self) -> "LatentStore":
         """Return the store of latents, shared by all rates and opened once."""
-        from .latent_store import LatentStore  # noqa: PLC0415 - loads torch
+        from .latent_store import LatentStore  # noqa: PLC0415 - loads torch, or numpy
 
         if self._parent is not None:
             return self._parent._open_store()
@@ -238,6 +242,7 @@ class LocalClara:
                     memory_bytes=config.latents_memory_bytes,
                     disk_bytes=config.latents_disk_bytes,
                     counts=self.totals,
+                    arrays="numpy" if config.device == "mlx" else "torch",
                 )
             return self._store
 
@@ -290,8 +295,7 @@ class LocalClara:
         """
         job = ModelJob("compress", list(texts), max_document_tokens=max_tokens)
         latents = await self._compress(job, seconds, cost or ModelCost())
-        vectors = await asyncio.to_thread(_average_documents, latents)
-        return await asyncio.to_thread(lambda: [_scale_to_unit(vector) for vector in vectors])
+        return await asyncio.to_thread(_build_embeddings, latents)
 
     def status(self) -> dict[str, Any]:
         """Return the state of model and worker; never loads the model."""
@@ -368,6 +372,14 @@ class LocalClara:
             raise DeadlineError(f"no answer within {seconds:.3g} seconds") from None
 
 
+def _open_quantized_weights(config: LocalModelConfig) -> "QuantizedWeightStore | None":
+    if config.quantized_folder is None or config.quantized_disk_bytes == 0 or config.device == "mlx":
+        return None
+    from .quantized_weights import QuantizedWeightStore  # noqa: PLC0415 - loads torch
+
+    return QuantizedWeightStore(config.quantized_folder, config.quantized_disk_bytes)
+
+
 async def _get_before(pieces: "asyncio.Queue[str | None]", deadline: float) -> str | None:
     try:
         return await asyncio.wait_for(pieces.get(), max(0.0, deadline - time.monotonic()))
@@ -375,18 +387,11 @@ async def _get_before(pieces: "asyncio.Queue[str | None]", deadline: float) -> s
         raise DeadlineError("the deadline passed before the answer was complete") from None
 
 
-def _scale_to_unit(vector: list[float]) -> list[float]:
-    length = math.hypot(*vector) or 1.0
-    return [value / length for value in vector]
-
-
-def _average_documents(latents: "Latents") -> list[list[float]]:
-    vectors = latents.vectors.float().mean(dim=1).cpu()  # [memories, H]
-    rows: list[list[int]] = [[] for _ in range(latents.document_count)]
-    for row, owner in enumerate(latents.document_indices):
-        rows[owner].append(row)
-    means = [vectors[text_rows].mean(dim=0) for text_rows in rows]  # each [H]
-    return [[float(value) for value in mean.numpy()] for mean in means]
+def _build_embeddings(latents: "Latents") -> list[list[float]]:
+    """Return the mean vector of each document, scaled to length 1."""
+    means: list[list[float]] = [mean.tolist() for mean in latents.average_documents()]
+    lengths = [math.hypot(*mean) or 1.0 for mean in means]
+    return [[value / length for value in mean] for mean, length in zip(means, lengths, strict=True)]
 
 
 def _build_ask_job(latents: "Latents", question: str, max_new_tokens: int) -> ModelJob:

@@ -6,7 +6,7 @@ Only the decoder layers and the last norm are read, as a CLaRa checkpoint has it
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,8 +15,11 @@ from torch import Tensor
 from .checkpoint_config import WeightFormat
 from .decoder_config import DecoderConfig, read_decoder_config, read_json
 from .exceptions import CheckpointError
-from .lora import TARGET_MODULES, Linear
-from .weight_quantization import make_linear
+from .lora import TARGET_MODULES
+from .quantized_weights import QuantizedWeightStore, StoredModel
+from .weight_quantization import Linear, describe_format, make_exact_linear, make_quantized_linear, quantize_weight
+
+_open_file: Any = safe_open  # its type lacks `backend`
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,26 @@ class BaseWeights:
 
 
 def load_base(
-    folder: Path, device: torch.device, dtype: torch.dtype, weight_format: WeightFormat | None = None
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    weight_format: WeightFormat | None = None,
+    quantized_store: QuantizedWeightStore | None = None,
 ) -> BaseWeights:
-    """Read the weights. Raises `CheckpointError` naming a missing or misshapen tensor and its file."""
+    """Read the weights; quantized ones from a store, or from the base and then into the store.
+
+    Raises `CheckpointError` naming a missing or misshapen tensor and its file.
+    """
     config = read_decoder_config(folder)
-    read_weight = _make_weight_reader(folder, device, dtype)
-    layers = tuple(_read_layer(read_weight, config, index, weight_format) for index in range(config.layer_count))
+    # Weights are released in bfloat16. Others are copied on conversion, and a mapped file would stay in memory, too.
+    is_mapped = weight_format is None and dtype == torch.bfloat16
+    read_weight = _make_weight_reader(folder, device, dtype, is_mapped=is_mapped)
+    stored: StoredModel | None = None
+    if quantized_store is not None and weight_format is not None:
+        description = f"{describe_format(weight_format)} {dtype} {config}"
+        stored = quantized_store.open_model(folder, description, config.layer_count)
+    linear_reader = _LinearReader(read_weight, config, device, weight_format, stored)
+    layers = tuple(_read_layer(read_weight, linear_reader, index) for index in range(config.layer_count))
     norm = read_weight("model.norm.weight", config.hidden_size).clone()
 
     def read_fingerprint_weight() -> Tensor:
@@ -59,23 +76,55 @@ def load_base(
     return BaseWeights(config, layers, norm, device, dtype, read_fingerprint_weight)
 
 
-def _read_layer(
-    read_weight: Callable[..., Tensor], config: DecoderConfig, index: int, weight_format: WeightFormat | None
-) -> DecoderLayer:
-    prefix = f"model.layers.{index}"
-    linears: dict[str, Linear] = {}
-    for module in TARGET_MODULES:
+class _LinearReader(NamedTuple):
+    """Reads the linear layers, in a weight format and perhaps from stored quantized weights."""
+
+    read_weight: Callable[..., Tensor]
+    config: DecoderConfig
+    device: torch.device
+    weight_format: WeightFormat | None
+    stored: StoredModel | None
+
+    def read(self, index: int) -> dict[str, Linear]:
+        """Return the seven linear layers of a decoder layer by name."""
+        if self.weight_format is None:
+            return {module: make_exact_linear(self._read_module(index, module)) for module in TARGET_MODULES}
+        tensors = self.stored.read_layer(index, self.device) if self.stored is not None else None
+        if tensors is None:
+            tensors = self._quantize(index, self.weight_format)
+            if self.stored is not None:
+                self.stored.write_layer(index, tensors)
+        parts: dict[str, dict[str, Tensor]] = {module: {} for module in TARGET_MODULES}
+        for name, tensor in tensors.items():
+            module, _, part = name.partition("/")
+            parts[module][part] = tensor
+        return {module: make_quantized_linear(parts[module], self.weight_format) for module in TARGET_MODULES}
+
+    def _quantize(self, index: int, weight_format: WeightFormat) -> dict[str, Tensor]:
+        return {
+            f"{module}/{part}": tensor
+            for module in TARGET_MODULES
+            for part, tensor in quantize_weight(self._read_module(index, module), weight_format).items()
+        }
+
+    def _read_module(self, index: int, module: str) -> Tensor:
         block = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
-        weight = read_weight(f"{prefix}.{block}.{module}.weight", *config.linear_shape(module))
-        linears[module] = make_linear(weight, weight_format)
+        return self.read_weight(f"model.layers.{index}.{block}.{module}.weight", *self.config.linear_shape(module))
+
+
+def _read_layer(read_weight: Callable[..., Tensor], linear_reader: _LinearReader, index: int) -> DecoderLayer:
+    prefix, size = f"model.layers.{index}", linear_reader.config.hidden_size
     # Copies: a view would keep the whole file mapped, although its other weights are quantized.
-    attention_norm = read_weight(f"{prefix}.input_layernorm.weight", config.hidden_size).clone()
-    mlp_norm = read_weight(f"{prefix}.post_attention_layernorm.weight", config.hidden_size).clone()
-    return DecoderLayer(attention_norm, mlp_norm, linears)
+    attention_norm = read_weight(f"{prefix}.input_layernorm.weight", size).clone()
+    mlp_norm = read_weight(f"{prefix}.post_attention_layernorm.weight", size).clone()
+    return DecoderLayer(attention_norm, mlp_norm, linear_reader.read(index))
 
 
-def _make_weight_reader(folder: Path, device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
-    read_tensor = _make_tensor_reader(folder, device)
+def _make_weight_reader(
+    folder: Path, device: torch.device, dtype: torch.dtype, *, is_mapped: bool = False
+) -> Callable[..., Tensor]:
+    """Return a reader of tensors; mapped files need no memory of their own if their tensors are used as they are."""
+    read_tensor = _make_tensor_reader(folder, device, "mmap" if is_mapped else "pread")
 
     def read_weight(name: str, *shape: int) -> Tensor:
         tensor = read_tensor(name)
@@ -86,7 +135,7 @@ def _make_weight_reader(folder: Path, device: torch.device, dtype: torch.dtype) 
     return read_weight
 
 
-def _make_tensor_reader(folder: Path, device: torch.device) -> Callable[[str], Tensor]:
+def _make_tensor_reader(folder: Path, device: torch.device, backend: str) -> Callable[[str], Tensor]:
     index = folder / "model.safetensors.index.json"
     files: dict[str, str] = read_json(index).get("weight_map", {}) if index.exists() else {}
     open_files: dict[str, Any] = {}
@@ -95,7 +144,7 @@ def _make_tensor_reader(folder: Path, device: torch.device) -> Callable[[str], T
         path = folder / files.get(name, "model.safetensors")
         try:
             if path.name not in open_files:
-                open_files[path.name] = safe_open(path, framework="pt", device=str(device))
+                open_files[path.name] = _open_file(path, framework="pt", device=str(device), backend=backend)
             tensor: Tensor = open_files[path.name].get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: {name} cannot be read ({error})") from error

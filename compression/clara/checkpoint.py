@@ -1,26 +1,25 @@
 """Reads and verifies a CLaRa checkpoint: its config, its adapters and its vocabulary matrices.
 
-Nothing in a checkpoint is executed: the tensors are read with `weights_only`, and the Python file beside them is
-ignored. All adapters in the file are used at every training stage. An incomplete checkpoint is refused.
+Nothing in a checkpoint is executed: its files can construct tensors only, and the Python file beside them is ignored.
+All adapters in the file are used at every training stage. An incomplete checkpoint is refused.
 """
 
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
-
-import torch
-from torch import Tensor
 
 from . import lora
 from .checkpoint_config import CheckpointConfig, read_checkpoint_config
 from .decoder_config import DecoderConfig
 from .exceptions import CheckpointError
+from .inference import Array
+from .tensor_file import read_tensors
 
 ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER = "encoder_adapter", "decoder_adapter", "query_reasoner_adapter"
 _EMBEDDING_KEY, _HEAD_KEY = "model.embed_tokens.weight", "lm_head.weight"
 _PEFT_PREFIX = "base_model.model."
+FileReader = Callable[[Path], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +32,17 @@ class Checkpoint:
     folder: Path
     config: CheckpointConfig
     adapters: Mapping[str, list[dict[str, lora.LoraPair]]]
-    embed: Tensor
-    head: Tensor
+    embed: Array
+    head: Array
 
 
 def load_checkpoint(
-    folder: Path, decoder_config: DecoderConfig, vocabulary_size: int, *, skip_decoder_adapter: bool = False
+    folder: Path,
+    decoder_config: DecoderConfig,
+    vocabulary_size: int,
+    *,
+    skip_decoder_adapter: bool = False,
+    read_file: FileReader = read_tensors,
 ) -> Checkpoint:
     """Read a checkpoint for a base model; `vocabulary_size` includes CLaRa's tokens.
 
@@ -46,7 +50,9 @@ def load_checkpoint(
     """
     config = read_checkpoint_config(folder)
     path = folder / "adapters.pth"
-    adapter_tensors = _load_adapter_tensors(path, config, skip_decoder_adapter=skip_decoder_adapter)
+    adapter_tensors = _parse_adapters(path, config, read_file(path) if config.has_lora else {})
+    if skip_decoder_adapter and config.training_stage == "stage1_2":
+        adapter_tensors.pop(DECODER_ADAPTER, None)
     adapters = {
         name: _parse_adapter(path, name, tensors, (decoder_config, config.lora_rank))
         for name, tensors in adapter_tensors.items()
@@ -54,7 +60,7 @@ def load_checkpoint(
     if config.training_stage.startswith("stage2") and QUERY_ADAPTER not in adapters and ENCODER_ADAPTER in adapters:
         adapters[QUERY_ADAPTER] = adapters[ENCODER_ADAPTER]
     path = folder / "decoder_first_last_layers.pth"
-    matrices = _validate_tensors(path, _load_mapping(path))
+    matrices = _validate_tensors(path, read_file(path))
     for tensors in adapter_tensors.values():  # an adapter may hold both matrices; the last one counts
         matrices.update({name: tensors[name] for name in (_EMBEDDING_KEY, _HEAD_KEY) if name in tensors})
     shape = (vocabulary_size, decoder_config.hidden_size)
@@ -62,22 +68,16 @@ def load_checkpoint(
     return Checkpoint(folder, config, adapters, embed, head)
 
 
-def _load_adapter_tensors(
-    path: Path, config: CheckpointConfig, *, skip_decoder_adapter: bool
-) -> dict[str, dict[str, Tensor]]:
-    if not config.has_lora:
-        return {}
-    adapters = {name: _validate_tensors(path, tensors) for name, tensors in _load_mapping(path).items()}
-    for name in (ENCODER_ADAPTER, DECODER_ADAPTER):
+def _parse_adapters(path: Path, config: CheckpointConfig, mapping: dict[str, Any]) -> dict[str, dict[str, Array]]:
+    adapters = {name: _validate_tensors(path, tensors) for name, tensors in mapping.items()}
+    for name in (ENCODER_ADAPTER, DECODER_ADAPTER) if config.has_lora else ():
         if name not in adapters:
             raise CheckpointError(f"{path}: has no {name} (only {', '.join(adapters) or 'an empty mapping'})")
-    if skip_decoder_adapter and config.training_stage == "stage1_2":
-        del adapters[DECODER_ADAPTER]
     return adapters
 
 
 def _parse_adapter(
-    path: Path, name: str, tensors: dict[str, Tensor], expected: tuple[DecoderConfig, int]
+    path: Path, name: str, tensors: dict[str, Array], expected: tuple[DecoderConfig, int]
 ) -> list[dict[str, lora.LoraPair]]:
     decoder_config, rank = expected
     try:
@@ -92,7 +92,7 @@ def _parse_adapter(
     return adapter
 
 
-def _get_matrix(folder: Path, matrices: dict[str, Tensor], name: str, shape: tuple[int, int]) -> Tensor:
+def _get_matrix(folder: Path, matrices: dict[str, Array], name: str, shape: tuple[int, int]) -> Array:
     path = folder / "decoder_first_last_layers.pth"
     if name not in matrices:
         raise CheckpointError(f"{path}: has no {name}")
@@ -100,26 +100,14 @@ def _get_matrix(folder: Path, matrices: dict[str, Tensor], name: str, shape: tup
         raise CheckpointError(
             f"{path}: {name} is {tuple(matrices[name].shape)}, but base and config.json require {shape}"
         )
-    return matrices[name].detach()
+    return matrices[name]
 
 
-def _validate_tensors(path: Path, value: Any) -> dict[str, Tensor]:
+def _validate_tensors(path: Path, value: Any) -> dict[str, Array]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: not a mapping of tensors")
     items = cast("dict[object, object]", value)
-    tensors = {str(name).removeprefix(_PEFT_PREFIX): item for name, item in items.items() if isinstance(item, Tensor)}
+    tensors = {str(name).removeprefix(_PEFT_PREFIX): item for name, item in items.items() if hasattr(item, "shape")}
     if len(tensors) != len(items):
         raise CheckpointError(f"{path}: contains values that are not tensors")
     return tensors
-
-
-def _load_mapping(path: Path) -> dict[str, Any]:
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path}: not a file written by torch.save")
-    try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises any exception for a broken or hostile file
-        raise CheckpointError(f"{path}: cannot be read as tensors ({error})") from error
-    if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path}: not a mapping of tensors")
-    return cast("dict[str, Any]", loaded)

@@ -13,10 +13,7 @@ Shapes: M memory tokens, H hidden size, T positions.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Self
 
 from . import memory_ranking, prompts
 from .checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
@@ -25,13 +22,16 @@ from .chunking import chunk_in_blocks
 from .cooperative import Steps, run_steps
 from .decoding import DecodingBatch, FinishReason, GeneratedRow, TextStream
 from .exceptions import CheckpointError, ClaraError, reject_single_text
+from .inference import Array, pick_first_group
 from .latent_store import LatentStore
 from .latents import Latents
-from .loading import LoadedModel, ModelSource, Placement, load_model
 from .memory_ranking import RetrievalResult
-from .model import pick_first_group
+from .model_source import MLX_DEVICE, LoadedModel, ModelSource, Placement
 from .prompt_layout import Compat, PromptPlan, plan_prompt
 from .tokenizer import Span
+
+if TYPE_CHECKING:
+    from .quantized_weights import QuantizedWeightStore
 
 WINDOWS_PER_STEP = 32  # windows that are tokenized before other jobs have their turn
 DocumentInput = str | Sequence[str] | Latents  # the documents of one question
@@ -45,7 +45,7 @@ class PreparedPrompt:
     enough to the question and they are the answer; otherwise they are banned.
     """
 
-    input_embeddings: Tensor
+    input_embeddings: Array
     plan: PromptPlan
     scores: tuple[float, ...] = ()
     abstention_ids: tuple[int, ...] = ()
@@ -97,16 +97,18 @@ class Clara:
         cache: Path | None = None,
         compat: Compat | None = None,
         store: LatentStore | None = None,
+        quantized_weights: "QuantizedWeightStore | None" = None,
     ) -> Self:
         """Load a checkpoint folder, or a hub repository such as `apple/CLaRa-7B-Instruct`.
 
         `subfolder` is the compression rate's folder; `base` overrides `decoder_model_name` as the base model; `dtype`
         is "float32", "bfloat16", "float16" or "auto" (bfloat16, float32 on a CPU); `quantization` of the base's weights
-        is "int8", "int4" (with bitsandbytes) or "no"; `cache` is a folder of downloaded repositories, beside the hub
-        client's own. Raises `CheckpointError` naming a missing or broken file.
+        is "int8", "int4" (with bitsandbytes) or "no", kept in `quantized_weights`; `cache` is a folder of downloaded
+        repositories, beside the hub client's own. Raises `CheckpointError` naming a missing or broken file.
         """
-        source = ModelSource(path_or_repo, subfolder, base, compat is not None and compat.skip_decoder_adapter, cache)
-        return cls(load_model(source, Placement(device, dtype, quantization)), compat=compat, store=store)
+        skips_decoder = bool(compat and compat.skip_decoder_adapter)
+        source = ModelSource(path_or_repo, subfolder, base, skips_decoder, cache, quantized_weights)
+        return cls(_load_model(source, Placement(device, dtype, quantization)), compat=compat, store=store)
 
     def compress(self, documents: Sequence[str]) -> Latents:
         """Return the documents' memories, in order; a document longer than the encoder's window becomes several.
@@ -137,9 +139,8 @@ class Clara:
             if self.store is not None:  # another job of this worker may have encoded some in the meantime
                 memories |= self.store.get_recent(missing.keys() - memories.keys())
             missing = {key: row for key, row in missing.items() if key not in memories}
-        vectors = [self._move_to_device(memories[key]) for key in keys]
         return Latents(
-            torch.stack(vectors) if vectors else self.encode([], ENCODER_ADAPTER),
+            self.model.stack([memories[key] for key in keys]) if keys else self.encode([], ENCODER_ADAPTER),
             tuple(owners),
             tuple(spans),
             tuple(texts),
@@ -240,27 +241,27 @@ class Clara:
         latents = compressed.split([len(group) for group in groups])
         return [item if isinstance(item, Latents) else own for item, own in zip(documents, latents, strict=True)]
 
-    def encode(self, text_ids: Sequence[Sequence[int]], adapter: str) -> Tensor:
+    def encode(self, text_ids: Sequence[Sequence[int]], adapter: str) -> Array:
         """Return the memories [texts, M, H] of texts, given as ids, under an adapter."""
         limit = self.config.max_document_tokens + 3
         rows = [self.tokenizer.build_encoder_row(ids, limit) for ids in text_ids]
         return self.model.encode(rows, self.config.memory_tokens, adapter)
 
-    def encode_questions(self, questions: Sequence[str]) -> list[Tensor]:
+    def encode_questions(self, questions: Sequence[str]) -> list[Array]:
         """Return each question's vectors [windows, M * H]; several windows if it is longer than a document."""
         if not self.can_retrieve:
             raise ClaraError("this checkpoint has no query adapter: only E2E checkpoints can retrieve")
         owners, spans, _ = run_steps(self._split_into_chunks(questions))
         texts = [questions[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
-        vectors = self.encode([self._tokenize(text) for text in texts], QUERY_ADAPTER).flatten(1)
+        vectors = self.encode([self._tokenize(text) for text in texts], QUERY_ADAPTER).reshape(len(texts), -1)
         return [vectors[[row for row, owner in enumerate(owners) if owner == index]] for index in range(len(questions))]
 
-    def find_nearest(self, query: Tensor, latents: Latents, k: int | None = None) -> RetrievalResult:
+    def find_nearest(self, query: Array, latents: Latents, k: int | None = None) -> RetrievalResult:
         """Return the k memories nearest to a query [windows, M * H]; of several windows, the nearest counts."""
         count = min(self.config.top_k, len(latents)) if k is None else k
         if not 0 < count <= len(latents):
             raise ClaraError(f"k = {count}, but there are {len(latents)} memories to choose from")
-        scores = memory_ranking.score_cosine(query, latents)
+        scores = self.model.score_cosine(query, latents.vectors)
         order = memory_ranking.top_indices(scores, count)
         return RetrievalResult(tuple(order), tuple(scores[index] for index in order))
 
@@ -273,7 +274,7 @@ class Clara:
             if retrieval is not None:
                 return list(retrieval.indices[:room])
             scores = (
-                memory_ranking.score_cosine(self.encode_questions([question])[0], latents)
+                self.model.score_cosine(self.encode_questions([question])[0], latents.vectors)
                 if self.can_retrieve
                 else memory_ranking.score_keywords(question, latents.texts)
             )
@@ -297,7 +298,7 @@ class Clara:
     @property
     def uses_accelerator(self) -> bool:
         """Return True if the model runs on a device other than the CPU."""
-        return self.model.base.device.type != "cpu"
+        return self.model.uses_accelerator
 
     def create_batch(self) -> DecodingBatch:
         """Return an empty batch for prepared requests; it belongs to one thread."""
@@ -317,7 +318,7 @@ class Clara:
             )
         )
         return [
-            _abstention_row(request.abstention_ids, limit) if request.should_abstain else next(rows)
+            GeneratedRow.finished(request.abstention_ids, limit) if request.should_abstain else next(rows)
             for request, limit in pairs
         ]
 
@@ -327,16 +328,9 @@ class Clara:
 
     def build_reply(self, prepared: PreparedPrompt, row: GeneratedRow) -> Reply:
         """Return the reply of a finished row."""
-        plan = prepared.plan
-        return Reply(
-            self.tokenizer.decode(row.tokens),
-            tuple(row.tokens),
-            row.finish or "length",
-            plan.used,
-            plan.left_out,
-            prepared.scores,
-            len(plan.ids),
-        )
+        plan, finish = prepared.plan, row.finish or "length"
+        text, tokens = self.tokenizer.decode(row.tokens), tuple(row.tokens)
+        return Reply(text, tokens, finish, plan.used, plan.left_out, prepared.scores, len(plan.ids))
 
     def _apply_abstention(
         self, prepared: PreparedPrompt, question: str, latents: Latents, retrieval: RetrievalResult | None
@@ -350,7 +344,7 @@ class Clara:
         return replace(prepared, abstention_ids=ids, should_abstain=nearest.scores[0] < abstention.min_score)
 
     def _build_prompt(self, plan: PromptPlan, latents: Latents, scores: tuple[float, ...] = ()) -> PreparedPrompt:
-        vectors = self._move_to_device(latents.vectors[list(plan.used)])
+        vectors = latents.vectors[list(plan.used)]
         return PreparedPrompt(self.model.embed_prompt(plan.ids, plan.slot_positions, vectors), plan, scores)
 
     def _decode_all(self, prepared: Sequence[PreparedPrompt], max_new_tokens: int) -> list[Reply]:
@@ -373,7 +367,7 @@ class Clara:
             token_counts.append(0)
             end = 0  # of the windows so far; windows overlap
             for index, windows in enumerate(groups):
-                if index or owner % WINDOWS_PER_STEP == WINDOWS_PER_STEP - 1:
+                if index or (owner + 1) % WINDOWS_PER_STEP == 0:
                     yield
                 owners.extend([owner] * len(windows))
                 spans.extend(windows)
@@ -389,9 +383,12 @@ class Clara:
         fingerprint = (self.fingerprint, self.compat.long_text, self.compat.special_text, precision)
         return LatentStore.make_key(text, ":".join(fingerprint))
 
-    def _move_to_device(self, vectors: Tensor) -> Tensor:
-        return vectors.to(device=self.model.base.device, dtype=self.model.base.dtype)
 
+def _load_model(source: ModelSource, placement: Placement) -> LoadedModel:
+    if placement.device == MLX_DEVICE:
+        from . import mlx_loading  # noqa: PLC0415 - each library is loaded where it is used
 
-def _abstention_row(ids: Sequence[int], limit: int) -> GeneratedRow:
-    return GeneratedRow(limit, list(ids[:limit]), "length" if len(ids) > limit else "stop")
+        return mlx_loading.load_model(source, placement)
+    from . import loading  # noqa: PLC0415
+
+    return loading.load_model(source, placement)

@@ -6,15 +6,12 @@ is only read.
 Shapes: T positions, H hidden size, V vocabulary.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-from torch import Tensor
-
-from .kv_cache import KVCache
-from .model import ClaraModel, group_by_length
+from .inference import Array, InferenceModel, RowCache, group_by_length
 from .tokenizer import ClaraTokenizer
 
 FinishReason = Literal["stop", "length"]
@@ -28,18 +25,23 @@ class GeneratedRow:
     tokens: list[int] = field(default_factory=list[int])
     finish: FinishReason | None = None
 
+    @classmethod
+    def finished(cls, tokens: Sequence[int], max_tokens: int) -> "GeneratedRow":
+        """Return a finished row of known tokens."""
+        return cls(max_tokens, list(tokens[:max_tokens]), "length" if len(tokens) > max_tokens else "stop")
+
 
 class DecodingBatch:
     """Rows that are decoded together with one adapter."""
 
-    def __init__(self, model: ClaraModel, adapter: str) -> None:
+    def __init__(self, model: InferenceModel, adapter: str) -> None:
         self._model, self._adapter = model, adapter
         self._eos = frozenset(model.base.config.eos_ids)
-        self._cache: KVCache | None = None
+        self._cache: RowCache | None = None
         self.rows: list[GeneratedRow] = []
 
     def add_rows(
-        self, prompts: Sequence[Tensor], limits: Sequence[int], banned_answers: Sequence[Sequence[int]] = ()
+        self, prompts: Sequence[Array], limits: Sequence[int], banned_answers: Sequence[Sequence[int]] = ()
     ) -> list[GeneratedRow]:
         """Read prompts [T, H] and pick the first token of each; return the rows in the same order.
 
@@ -55,7 +57,7 @@ class DecodingBatch:
             new_rows = [rows[index] for index in batch]
             self.rows.extend(new_rows)
             for position, index in enumerate(batch if banned_answers else ()):
-                self._ban_answer(logits[position], prompts[index], banned_answers[index])
+                self._ban_answer(logits, position, prompts[index], banned_answers[index])
             self._append_tokens(new_rows, logits)
         self._remove_finished()
         return rows
@@ -73,19 +75,20 @@ class DecodingBatch:
         unwanted_ids = {id(row) for row in unwanted}
         self._keep_rows([index for index, row in enumerate(self.rows) if id(row) not in unwanted_ids])
 
-    def _ban_answer(self, logits: Tensor, prompt: Tensor, answer: Sequence[int]) -> None:
-        """Exclude the first id of a banned answer from the logits [V] of a row that would give that answer."""
-        if not answer or int(logits.argmax()) != answer[0]:
+    def _ban_answer(self, logits: Array, row: int, prompt: Array, answer: Sequence[int]) -> None:
+        """Exclude the first id of a banned answer from the logits [B, V] of a row that would give that answer."""
+        if not answer or int(logits[row].argmax()) != answer[0]:
             return
         if len(answer) > 1:  # another answer may begin alike
-            beginning = self._model.embed[torch.tensor(answer[:-1], device=prompt.device)]  # [len(answer) - 1, H]
-            next_logits, _ = self._model.prefill([torch.cat((prompt, beginning))], self._adapter)  # [1, V]
+            beginning = self._model.extend_prompt(prompt, answer[:-1])  # [T + len(answer) - 1, H]
+            next_logits, _ = self._model.prefill([beginning], self._adapter)  # [1, V]
             if int(next_logits[0].argmax()) != answer[-1]:
                 return
-        logits[answer[0]] = -torch.inf
+        logits[row, answer[0]] = -math.inf
 
-    def _append_tokens(self, rows: Sequence[GeneratedRow], logits: Tensor) -> None:
-        for row, token in zip(rows, map(int, logits.argmax(dim=-1).cpu()), strict=True):
+    def _append_tokens(self, rows: Sequence[GeneratedRow], logits: Array) -> None:
+        next_tokens: list[int] = logits.argmax(-1).tolist()
+        for row, token in zip(rows, next_tokens, strict=True):
             if token in self._eos:
                 row.finish = "stop"
                 continue

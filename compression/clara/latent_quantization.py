@@ -7,9 +7,11 @@ Shapes: M memory tokens, H hidden size.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import torch as safetensors_torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -44,6 +46,16 @@ def unpack_latent(packed: PackedLatent) -> Tensor:
 def packed_bytes(packed: PackedLatent) -> int:
     """Return the size of a packed latent in bytes."""
     return sum(tensor.nbytes for tensor in packed.values())
+
+
+def load_file(path: Path) -> dict[str, Tensor]:
+    """Read a stored latent."""
+    return safetensors_torch.load_file(path)  # pyright: ignore[reportUnknownMemberType]
+
+
+def save_file(packed: PackedLatent, path: Path) -> None:
+    """Write a latent in its stored form."""
+    safetensors_torch.save_file(dict(packed), path)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _split_into_blocks(values: Tensor) -> Tensor:

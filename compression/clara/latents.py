@@ -6,10 +6,14 @@ memories; `document_indices` holds the document of each.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from .inference import Array
 from .tokenizer import Span
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +22,10 @@ class Latents:
 
     M is the number of memory tokens (16 at rate 16) and H the model's hidden size. `token_counts` are the text tokens
     that each memory stands for; windows of a long document overlap. `document_token_counts` are the text tokens of each
-    document. Immutable.
+    document. Immutable. `vectors` are a torch tensor or, with MLX, a numpy array.
     """
 
-    vectors: Tensor
+    vectors: Array
     document_indices: tuple[int, ...]
     spans: tuple[Span, ...]
     texts: tuple[str, ...]
@@ -32,6 +36,16 @@ class Latents:
     def document_count(self) -> int:
         """Return the number of documents."""
         return len(self.document_token_counts)
+
+    def average_documents(self) -> "list[NDArray[np.float32]]":
+        """Return the mean vector [H] of each document."""
+        is_torch = hasattr(self.vectors, "cpu")
+        vectors = self.vectors.float().cpu().numpy() if is_torch else self.vectors
+        means = vectors.mean(axis=1)  # [memories, H]
+        rows: list[list[int]] = [[] for _ in range(self.document_count)]
+        for row, owner in enumerate(self.document_indices):
+            rows[owner].append(row)
+        return [means[document_rows].mean(axis=0) for document_rows in rows]
 
     def __len__(self) -> int:
         return len(self.document_indices)

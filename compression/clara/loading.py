@@ -1,93 +1,61 @@
-"""Loads a model by name: finds its files, verifies them, and places the weights on a device. Slow."""
+"""Loads a model with torch: verifies its files and places the weights on a device. Slow."""
 
 import hashlib
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 import torch
+from torch import Tensor
 
 from . import base_weights as base_model
 from . import checkpoint as checkpoint_files
-from . import locate, lora, memory_estimate, resources
+from . import lora, memory_estimate, resources
 from .base_weights import BaseWeights
 from .checkpoint import Checkpoint
-from .checkpoint_config import CheckpointConfig, Quantization, WeightFormat, read_checkpoint_config
-from .decoder_config import DecoderConfig, read_decoder_config
+from .checkpoint_config import CheckpointConfig, WeightFormat
+from .decoder_config import DecoderConfig
 from .exceptions import CheckpointError, ClaraError
 from .model import ClaraModel
+from .model_source import LoadedModel, ModelSource, Placement, find_model_files
 from .processor import prefers_bfloat16
-from .tokenizer import ClaraTokenizer, MemoryTokenSpec
+from .tensor_file import read_torch_tensors
 
 _bases: WeakValueDictionary[str, BaseWeights] = WeakValueDictionary()
 _bases_lock = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSource:
-    """A checkpoint folder or hub repository, and its base model; by default the one that its config names."""
-
-    checkpoint: str | Path
-    subfolder: str | None = None
-    base: str | Path | None = None
-    skip_decoder_adapter: bool = False
-    cache: Path | None = None  # searched before the hub client's own cache
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """The device, dtype and quantization to compute with; `device` and `dtype` are torch's names or "auto".
-
-    The device "auto" is CUDA, else Apple's GPU, else the CPU; the dtype "auto" is bfloat16, but float32 for small
-    models on a CPU, and on a CPU without instructions for bfloat16. With
-    `quantization` None the checkpoint decides; "no" never quantizes.
-    """
-
-    device: str = "auto"
-    dtype: str = "auto"
-    quantization: Quantization | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model with its tokenizer and config; `fingerprint` is a hash of everything that a latent depends on."""
-
-    model: ClaraModel
-    tokenizer: ClaraTokenizer
-    config: CheckpointConfig
-    fingerprint: str
-
-
 def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     """Load a checkpoint and its base. Raises `CheckpointError` naming a missing or broken file."""
-    access = locate.HubAccess(source.cache)
-    folder = locate.find_checkpoint_folder(source.checkpoint, source.subfolder, access)
-    config = read_checkpoint_config(folder)
-    base_folder = locate.find_base_folder(config.raw, source.base, access)
-    memory_spec = MemoryTokenSpec(
-        config.memory_tokens, config.has_distinct_memory_tokens, ("<KBTC>",) if config.has_kbtc_token else ()
-    )
-    tokenizer = ClaraTokenizer.from_file(base_folder / "tokenizer.json", memory_spec)
-    decoder_config = read_decoder_config(base_folder)
+    files = find_model_files(source)
+    folder, base_folder, config, decoder_config, tokenizer = files
     device, dtype = resolve_placement(placement, decoder_config.hidden_size)
-    quantization = placement.quantization or config.weight_format
-    quantization = None if quantization == "no" else quantization
+    quantization = files.choose_weight_format(placement)
     base_key = _make_base_key(base_folder, device, dtype, quantization)
     if base_key not in _bases:
         _require_memory(folder, (config, decoder_config), (device, dtype, quantization))
     checkpoint = checkpoint_files.load_checkpoint(
-        folder, decoder_config, tokenizer.vocabulary_size, skip_decoder_adapter=source.skip_decoder_adapter
+        folder,
+        decoder_config,
+        tokenizer.vocabulary_size,
+        skip_decoder_adapter=source.skip_decoder_adapter,
+        read_file=read_torch_tensors,
     )
     with _bases_lock:
         base = _bases.get(base_key)
         if base is None:
-            base = _bases[base_key] = base_model.load_base(base_folder, device, dtype, quantization)
+            base = _bases[base_key] = base_model.load_base(
+                base_folder, device, dtype, quantization, source.quantized_weights
+            )
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(device=device, dtype=dtype)
+
     model = ClaraModel(
         base,
-        checkpoint.embed.to(device=device, dtype=dtype),
-        checkpoint.head.to(device=device, dtype=dtype),
-        {name: lora.move_adapter(adapter, device, dtype) for name, adapter in checkpoint.adapters.items()},
+        move(checkpoint.embed),
+        move(checkpoint.head),
+        {name: lora.convert_adapter(adapter, move) for name, adapter in checkpoint.adapters.items()},
         max_batch_positions=8192 if device.type == "cuda" else 2048,
     )
     fingerprint = _compute_fingerprint(checkpoint, model, (quantization, tokenizer.revision))

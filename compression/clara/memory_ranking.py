@@ -1,13 +1,9 @@
-"""Ranks memories for a question: by the query adapter's vectors or, without one, by the question's words."""
+"""Ranks memories for a question, by scores or by the question's words."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import Tensor
-from torch.nn import functional
-
 from ..extract.core import bm25
-from .latents import Latents
 
 
 class RetrievalResult(NamedTuple):
@@ -15,14 +11,6 @@ class RetrievalResult(NamedTuple):
 
     indices: tuple[int, ...]
     scores: tuple[float, ...]
-
-
-def score_cosine(query: Tensor, latents: Latents) -> list[float]:
-    """Return each memory's cosine (-1 to 1) to a query [windows, M * H]; the nearest window counts."""
-    # Normalised in the model's dtype and multiplied in float32, as in training.
-    memories = functional.normalize(latents.vectors.flatten(1).to(query), dim=-1).float()  # [memories, M * H]
-    scores = functional.normalize(query, dim=-1).float() @ memories.T  # [windows, memories]
-    return [float(score) for score in scores.amax(dim=0).cpu()]
 
 
 def score_keywords(question: str, texts: Sequence[str]) -> list[float]:

@@ -7,7 +7,7 @@ in training.
 Shapes: B rows, T positions, H hidden, N heads, K key heads, D head size, M memory tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,10 @@ from torch.nn import functional
 
 from .base_weights import BaseWeights, DecoderLayer
 from .cooperative import Steps, run_steps
+from .inference import group_by_length
 from .kv_cache import KVCache
-from .lora import Adapter, LoraPair, apply_lora
+from .lora import SCALING, Adapter, LoraPair
+from .weight_quantization import Linear
 
 AttentionFunction = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 _NO_ADAPTER: Mapping[str, LoraPair] = {}
@@ -32,6 +34,11 @@ class ClaraModel:
     head: Tensor
     adapters: Mapping[str, Adapter]
     max_batch_positions: int = 8192  # positions of one forward pass, padding included
+
+    @property
+    def uses_accelerator(self) -> bool:
+        """Return True if the model runs on a device other than the CPU."""
+        return self.base.device.type != "cpu"
 
     def encode(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Tensor:
         """Return the last hidden states [rows, M, H] at each row's last `memories` ids, in the order of `rows`."""
@@ -60,6 +67,22 @@ class ClaraModel:
         for slot, memory in zip(slots, memories, strict=True):
             x[slot : slot + len(memory)] = memory.to(x)
         return x
+
+    @torch.no_grad()
+    def extend_prompt(self, prompt: Tensor, ids: Sequence[int]) -> Tensor:
+        """Return a prompt's input embeddings [T, H] followed by those of `ids`."""
+        return torch.cat((prompt, self.embed[torch.tensor(ids, device=prompt.device)]))
+
+    def stack(self, memories: Sequence[Tensor]) -> Tensor:
+        """Return memories [M, H] as one tensor [memories, M, H] on the model's device."""
+        return torch.stack([memory.to(device=self.base.device, dtype=self.base.dtype) for memory in memories])
+
+    def score_cosine(self, query: Tensor, memories: Tensor) -> list[float]:
+        """Return the cosine of each of the memories [memories, M, H] to a query [windows, M * H]."""
+        # Normalised in the model's dtype and multiplied in float32, as in training.
+        vectors = functional.normalize(memories.flatten(1).to(query), dim=-1).float()  # [memories, M * H]
+        scores = functional.normalize(query, dim=-1).float() @ vectors.T  # [windows, memories]
+        return [float(score) for score in scores.amax(dim=0).cpu()]
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[Tensor], adapter: str) -> tuple[Tensor, KVCache]:
@@ -111,13 +134,13 @@ class ClaraModel:
     ) -> Tensor:
         index, layer, pairs = indexed_layer
         q, k, v = (
-            apply_lora(layer.linears[name], x, pairs.get(name))
+            _apply_lora(layer.linears[name], x, pairs.get(name))
             .view(*x.shape[:2], -1, self.base.config.head_dim)
             .transpose(1, 2)
             for name in ("q_proj", "k_proj", "v_proj")
         )  # [B, N or K, T, D]
         out = attend(index, _apply_rope(q, rope), _apply_rope(k, rope), v)  # [B, N, T, D]
-        return apply_lora(layer.linears["o_proj"], out.transpose(1, 2).flatten(2), pairs.get("o_proj"))
+        return _apply_lora(layer.linears["o_proj"], out.transpose(1, 2).flatten(2), pairs.get("o_proj"))
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         wide = x.float()
@@ -142,36 +165,22 @@ class ClaraModel:
         return torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
 
 
-def group_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield groups of rows of similar length: padded, at most `budget` positions and `budget // 8` of padding each."""
-    group: list[int] = []
-    real = 0
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        length = lengths[index]
-        padded = length * (len(group) + 1)
-        if group and (padded > budget or padded - real - length > budget // 8):
-            yield group
-            group, real = [], 0
-        group.append(index)
-        real += length
-    if group:
-        yield group
-
-
-def pick_first_group(rows: Mapping[str, Sequence[int]], extra: int, budget: int) -> list[str]:
-    """Return the keys of the rows in the first of the groups by length; each row gets `extra` more positions."""
-    keys = list(rows)
-    return [keys[index] for index in next(group_by_length([len(ids) + extra for ids in rows.values()], budget))]
-
-
 def _causal_attention(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
 
+def _apply_lora(linear: Linear, x: Tensor, pair: LoraPair | None) -> Tensor:
+    """Return W x, or W x + 2 B (A x); x [..., in] -> [..., out]."""
+    out = linear(x)
+    if pair is None:
+        return out
+    return out + functional.linear(functional.linear(x, pair.down), pair.up) * SCALING
+
+
 def _mlp(x: Tensor, layer: DecoderLayer, pairs: Mapping[str, LoraPair]) -> Tensor:
-    gate = apply_lora(layer.linears["gate_proj"], x, pairs.get("gate_proj"))
-    up = apply_lora(layer.linears["up_proj"], x, pairs.get("up_proj"))
-    return apply_lora(layer.linears["down_proj"], functional.silu(gate) * up, pairs.get("down_proj"))
+    gate = _apply_lora(layer.linears["gate_proj"], x, pairs.get("gate_proj"))
+    up = _apply_lora(layer.linears["up_proj"], x, pairs.get("up_proj"))
+    return _apply_lora(layer.linears["down_proj"], functional.silu(gate) * up, pairs.get("down_proj"))
 
 
 def _apply_rope(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """Measures and releases memory: this process's, and that of an accelerator.
 
-Importing this module does not load torch; until torch is loaded, no device memory is in use.
+Importing this module loads neither torch nor MLX; until one is loaded, no device memory is in use.
 """
 
 import ctypes
@@ -79,11 +79,23 @@ def _read_file_cache(folder: Path, name: str) -> int:
 
 def device_bytes(device: str) -> int:
     """Return the bytes of the tensors on a device; 0 for the CPU, as they are part of the process."""
-    if "torch" not in sys.modules or device.startswith(("cpu", "auto")) or not device:
+    if device == "mlx" and "mlx.core" in sys.modules:
+        import mlx.core as mx  # noqa: PLC0415 - loaded already
+
+        return mx.get_active_memory() if mx.default_device() != mx.cpu else 0
+    if "torch" not in sys.modules or device.startswith(("cpu", "auto", "mlx")) or not device:
         return 0
     import torch  # noqa: PLC0415 - loaded already
 
     return torch.cuda.memory_allocated(device) if device.startswith("cuda") else torch.mps.current_allocated_memory()
+
+
+def set_thread_count(count: int) -> None:
+    """Set the number of threads that torch computes with, if it is loaded; MLX chooses its own."""
+    if "torch" in sys.modules:
+        import torch  # noqa: PLC0415 - loaded already
+
+        torch.set_num_threads(count)
 
 
 def release_memory() -> None:
@@ -96,6 +108,10 @@ def release_memory() -> None:
             torch.cuda.empty_cache()
         if torch.backends.mps.is_available():
             torch.mps.empty_cache()
+    if "mlx.core" in sys.modules:
+        import mlx.core as mx  # noqa: PLC0415 - loaded already
+
+        mx.clear_cache()
     if sys.platform == "linux":
         # glibc keeps freed tensors of up to 32 MiB until this call, which other C libraries lack.
         with suppress(OSError, AttributeError):

@@ -5,8 +5,9 @@ on the others, and a latent computed today equals one computed tomorrow. (bitsan
 picks outlier columns per batch.) 4 bits are bitsandbytes' NF4 in blocks of 64, as in the reference.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from torch.nn import functional
 
 from .checkpoint_config import WeightFormat
 from .exceptions import CheckpointError
-from .lora import Linear
+
+Linear = Callable[[Tensor], Tensor]
 
 # Rows up to which `_weight_int8pack_mm` is faster than multiplying with the codes converted, measured at 4096 x 4096.
 _MAX_PACKED_ROWS = {torch.bfloat16: 64, torch.float16: 64, torch.float32: 4}
@@ -28,22 +30,45 @@ def make_linear(weight: Tensor, weight_format: WeightFormat | None) -> Linear:
 
     Raises `CheckpointError` for int4 without bitsandbytes.
     """
-    make = {None: _make_exact_linear, "int8": _make_int8_linear, "int4": _make_int4_linear}
-    return make[weight_format](weight)
+    if weight_format is None:
+        return make_exact_linear(weight)
+    return make_quantized_linear(quantize_weight(weight, weight_format), weight_format)
 
 
-def _make_exact_linear(weight: Tensor) -> Linear:
+def make_exact_linear(weight: Tensor) -> Linear:
+    """Return x [..., in] -> [..., out] for a weight [out, in]."""
     return partial(functional.linear, weight=weight)
 
 
-def _make_int8_linear(weight: Tensor) -> Linear:
+def describe_format(weight_format: WeightFormat) -> str:
+    """Return a name that changes when the quantized form of a weight does."""
+    return f"int4 bitsandbytes {version('bitsandbytes')}" if weight_format == "int4" else weight_format
+
+
+def quantize_weight(weight: Tensor, weight_format: WeightFormat) -> dict[str, Tensor]:
+    """Return a weight [out, in] in 8 or 4 bits, as named tensors.
+
+    Raises `CheckpointError` for int4 without bitsandbytes.
+    """
+    if weight_format == "int4":
+        codes, state = _import_bitsandbytes().functional.quantize_4bit(weight.contiguous(), quant_type="nf4")
+        return {"codes": codes, **state.as_dict(packed=True)}
     scale = weight.abs().amax(dim=1).float().clamp_min(torch.finfo(torch.float32).tiny) / 127  # [out]
     codes = torch.round(weight.float() / scale[:, None]).to(torch.int8)  # [out, in]
-    scale = scale.to(weight.dtype)
+    return {"codes": codes, "scale": scale.to(weight.dtype)}
+
+
+def make_quantized_linear(parts: Mapping[str, Tensor], weight_format: WeightFormat) -> Linear:
+    """Return x [..., in] -> [..., out] for the result of `quantize_weight`."""
+    return _make_int8_linear(parts) if weight_format == "int8" else _make_int4_linear(parts)
+
+
+def _make_int8_linear(parts: Mapping[str, Tensor]) -> Linear:
+    codes, scale = parts["codes"], parts["scale"]
 
     # torch's kernel reads the codes as they are, which is faster for the few rows of a decoding step. Encoding rows
     # never take it, so that the memories of a short document are computed as in a batch.
-    max_packed_rows = _MAX_PACKED_ROWS.get(weight.dtype, 0) if weight.device.type == "cpu" else 0
+    max_packed_rows = _MAX_PACKED_ROWS.get(scale.dtype, 0) if codes.device.type == "cpu" else 0
 
     def apply(x: Tensor) -> Tensor:
         if x.shape[-2] == 1 and x.numel() // x.shape[-1] <= max_packed_rows:
@@ -54,17 +79,22 @@ def _make_int8_linear(weight: Tensor) -> Linear:
     return apply
 
 
-def _make_int4_linear(weight: Tensor) -> Linear:
-    try:
-        import bitsandbytes  # noqa: PLC0415 - slow, and only needed here  # pyright: ignore[reportMissingTypeStubs]
-    except ImportError as error:
-        raise CheckpointError("quantization int4 needs bitsandbytes: pip install 'clara-proxy[quantized]'") from error
-    library: Any = bitsandbytes
-    quantize: Callable[..., Any] = library.functional.quantize_4bit
+def _make_int4_linear(parts: Mapping[str, Tensor]) -> Linear:
+    library = _import_bitsandbytes()
+    codes = parts["codes"]
+    packed_state = {name: tensor for name, tensor in parts.items() if name != "codes"}
+    state = library.functional.QuantState.from_dict(packed_state, device=codes.device)
     multiply: Callable[..., Tensor] = library.matmul_4bit
-    codes, state = quantize(weight.contiguous(), quant_type="nf4")
 
     def apply(x: Tensor) -> Tensor:
         return multiply(x, codes, quant_state=state)
 
     return apply
+
+
+def _import_bitsandbytes() -> Any:
+    try:
+        import bitsandbytes  # noqa: PLC0415 - slow, and only needed here  # pyright: ignore[reportMissingTypeStubs]
+    except ImportError as error:
+        raise CheckpointError("quantization int4 needs bitsandbytes: pip install 'clara-proxy[quantized]'") from error
+    return bitsandbytes

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from functools import partial
 from typing import NamedTuple
 
@@ -54,6 +53,11 @@ class ResponseCache:
         self._is_semantic = settings.response_cache == "semantic"
         self._ttl = settings.response_cache_ttl
         self._writing = set[asyncio.Task[None]]()
+
+    @property
+    def is_enabled(self) -> bool:
+        """Return True if there is a store."""
+        return self._store is not None
 
     async def close(self) -> None:
         """Wait until all answers are stored."""
@@ -175,7 +179,7 @@ def _encode_bill(context: RequestContext) -> bytes:
         {
             "tokens": context.received_tokens,
             "is_estimated": context.is_estimated,
-            "usage": asdict(usage),
+            "usage": usage._asdict(),
             "service_tier": bill.service_tier if bill is not None else "",
             "region": context.region,
         }

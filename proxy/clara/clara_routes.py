@@ -12,16 +12,16 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from ...compression import embeddings
-from ...compression.clara.async_engine import ClaraAnswer, ClaraBackend
+from ...compression.clara.async_engine import ClaraBackend
 from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError, UnknownRateError
-from ...compression.clara.jobs import ModelCost, ModelJob
+from ...compression.clara.jobs import ModelCost
 from ...compression.compressor import ModelUsage
 from ..access import authentication
 from ..http import json_body, request_options
@@ -69,24 +69,6 @@ class EmbedRequest(ModelChoice):
     dimensions: int | None = Field(default=None, ge=1)
 
 
-class JobRequest(BaseModel):
-    """One job: texts, a task, and its time limit in seconds."""
-
-    kind: Literal["generate", "answer", "ask", "paraphrase"]
-    documents: list[str]
-    question: str = ""
-    k: int | None = Field(default=None, ge=1)
-    template: int | str = 0
-    max_new_tokens: int = Field(default=128, ge=1, le=4096)
-    seconds: float | None = Field(default=None, gt=0)
-
-
-class JobsRequest(ModelChoice):
-    """Jobs of another clara-proxy."""
-
-    jobs: list[JobRequest] = Field(min_length=1, max_length=64)
-
-
 def parse_rate(model: str) -> int | None:
     """Return the compression rate in the name of a local model: 16 in `clara-16`, None in other names."""
     match = _RATE_NAME.fullmatch(model)
@@ -116,12 +98,12 @@ protected_router = APIRouter(dependencies=[Depends(require_clara_key)])
 async def compress(request: Request, response: Response) -> dict[str, Any]:
     """Compress memories into memory tokens, and answer a question from them."""
     services = get_services(request)
-    with _record_request(request, services) as context:
+    with record_request(request, services) as context:
         body = await json_body.read_json(
             request, services.settings.max_body_bytes, services.bodies, ClaraCompressRequest
         )
-        clara = _select_clara(services, body)
-        await authentication.reserve_local(request.scope, context, _measure_bytes(body.memories), body.max_new_tokens)
+        clara = select_clara(services, body)
+        await authentication.reserve_local(request.scope, context, measure_bytes(body.memories), body.max_new_tokens)
         with json_body.cancel_on_disconnect(request):
             answer = await clara.answer(body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout)
         context.model_cost = answer.usage
@@ -149,15 +131,15 @@ async def embed(request: Request) -> Response:
     """
     services = get_services(request)
     cost = ModelCost()
-    with _record_request(request, services) as context:
+    with record_request(request, services) as context:
         body = await json_body.read_json(request, services.settings.max_body_bytes, services.bodies, EmbedRequest)
-        await authentication.reserve_local(request.scope, context, _measure_bytes(body.texts))
+        await authentication.reserve_local(request.scope, context, measure_bytes(body.texts))
         with json_body.cancel_on_disconnect(request):
             if body.model == SMALL_MODEL:
                 context.engine, context.model = "none", SMALL_MODEL
                 vectors = await asyncio.to_thread(_embed_with_small_model, body.texts, body.max_length)
             else:
-                clara = _select_clara(services, body, body.model)
+                clara = select_clara(services, body, body.model)
                 vectors = await clara.embed(body.texts, services.settings.clara_timeout, cost, body.max_length)
             vectors = [_shorten_vector(vector, body.dimensions) for vector in vectors]
             answer = {"embeddings": vectors, "dimensions": len(vectors[0])}
@@ -180,41 +162,6 @@ def _shorten_vector(vector: list[float], dimensions: int | None) -> list[float]:
         raise ApiError(400, f"dimensions must be at most {len(vector)} for this model", param="dimensions")
     length = math.hypot(*vector[:dimensions]) or 1.0
     return [value / length for value in vector[:dimensions]]
-
-
-@protected_router.post("/clara/jobs")
-async def run_jobs(request: Request, response: Response) -> dict[str, Any]:
-    """Run jobs for another clara-proxy with this one as its CLARA_BACKEND; each job succeeds or fails by itself."""
-    services = get_services(request)
-    with _record_request(request, services) as context:
-        body = await json_body.read_json(request, services.settings.max_body_bytes, services.bodies, JobsRequest)
-        size = _measure_bytes([text for job in body.jobs for text in job.documents])
-        output = sum(job.max_new_tokens for job in body.jobs)
-        await authentication.reserve_local(request.scope, context, size, output)
-        clara = _select_clara(services, body)
-        limit = services.settings.clara_timeout
-        with json_body.cancel_on_disconnect(request):
-            work = [_run_job(clara, job, min(job.seconds or limit, limit)) for job in body.jobs]
-            results = await asyncio.gather(*work)
-        answers = [result for result in results if isinstance(result, ClaraAnswer)]
-        tokens = sum(answer.usage.tokens for answer in answers)
-        context.model_cost = ModelUsage(tokens, sum(answer.usage.gpu_seconds for answer in answers))
-        context.received_tokens = sum(answer.document_tokens for answer in answers)
-        context.saved_tokens = context.received_tokens - sum(answer.memory_tokens for answer in answers)
-        context.compressor_seconds = perf_counter() - context.start_time
-    response.headers["x-clara-engine"] = context.engine
-    return {"results": [result._asdict() if isinstance(result, ClaraAnswer) else result for result in results]}
-
-
-async def _run_job(clara: ClaraBackend, job: JobRequest, seconds: float) -> ClaraAnswer | dict[str, Any]:
-    """Return the answer of a job, or its error."""
-    try:
-        with map_clara_errors():
-            return await clara.run_job(
-                ModelJob(job.kind, job.documents, job.question, job.k, job.template, job.max_new_tokens), seconds
-            )
-    except ApiError as error:
-        return {"error": {"code": error.code, "message": error.message}}
 
 
 @protected_router.post("/unload")
@@ -249,7 +196,8 @@ async def health(request: Request) -> dict[str, Any]:
 router.include_router(protected_router)
 
 
-def _measure_bytes(texts: list[str]) -> int:
+def measure_bytes(texts: list[str]) -> int:
+    """Return the size of texts in UTF-8."""
     return sum(len(text.encode("utf-8", "replace")) for text in texts)
 
 
@@ -265,7 +213,7 @@ def get_local_clara(services: Services) -> ClaraBackend:
     return services.clara
 
 
-def _select_clara(services: Services, options: ModelChoice, name: str = MODEL_NAME) -> ClaraBackend:
+def select_clara(services: Services, options: ModelChoice, name: str = MODEL_NAME) -> ClaraBackend:
     """Return the model at the requested rate: that of `compression_rate`, or of a name such as `clara-16`."""
     rate = options.compression_rate
     if name != MODEL_NAME:
@@ -297,7 +245,7 @@ def map_clara_errors() -> Generator[None]:
 
 
 @contextmanager
-def _record_request(request: Request, services: Services) -> Generator[RequestContext]:
+def record_request(request: Request, services: Services) -> Generator[RequestContext]:
     """Write one ledger row for a request to the local model, even if the request fails."""
     settings, clara = services.settings, services.clara
     options = authentication.get_default_options(request.scope, request_options.build_default_options(settings))

@@ -63,6 +63,9 @@ Mode = Annotated[
     ),
 ]
 
+Processes = Annotated[
+    int | None, typer.Option(help="Processes that serve the port, one for each core. Default: 1.", show_default=False)
+]
 Uds = Annotated[
     Path | None, typer.Option("--uds", help="Unix socket to listen on instead of a port.", show_default=False)
 ]
@@ -94,13 +97,20 @@ def serve(
     upstream: Upstream = None,
     data_dir: DataDir = None,
     mode: Mode = None,
+    processes: Processes = None,
     uds: Uds = None,
     open_dashboard: OpenDashboard = False,
     reload: Reload = False,
 ) -> None:
     """Run the proxy until Ctrl-C or `clara-proxy stop`."""
     settings = options.load_settings(
-        config, host=host, port=port, upstream_base_url=upstream, data_dir=data_dir, mode=mode
+        config,
+        host=host,
+        port=port,
+        upstream_base_url=upstream,
+        data_dir=data_dir,
+        mode=mode,
+        processes=processes,
     )
     _run_server(settings, uds, opens_dashboard=open_dashboard, reload=reload)
 
@@ -111,8 +121,8 @@ def _run_server(
     from ..stores.api_keys import KeyStoreError  # noqa: PLC0415
     from . import serve as server  # noqa: PLC0415
 
-    if reload and (uds is not None or opens_dashboard):
-        exit_with_error("--reload cannot be combined with --uds or --open", 2)
+    if reload and (uds is not None or opens_dashboard or settings.processes > 1):
+        exit_with_error("--reload cannot be combined with --uds, --open or --processes", 2)
     try:
         if reload:
             server.serve_with_reload(settings)
@@ -142,7 +152,7 @@ def serve_clara(
     port: Port = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub repository of a CLaRa checkpoint.")] = None,
     subfolder: Annotated[str | None, typer.Option(help="Compression rate, such as compression-16.")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu.")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, cuda, mps, mlx or cpu.")] = None,
     keep_alive: Annotated[
         float | None, typer.Option(help="Seconds until an idle model is unloaded: 0 at once, -1 never.")
     ] = None,

@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from ...config.settings import Settings
-from ..stores.originals import Originals, OriginalsError, cut_excerpt
-from ..stores.originals_store import EntryInfo
 from . import options
 from .options import AsJson, Config, DataDir, exit_with_error
+
+if TYPE_CHECKING:
+    from ..stores.originals import Originals
+    from ..stores.originals_store import EntryInfo
 
 app = typer.Typer(
     help="Stored originals of compressed passages, and kept texts: list, show, purge.", no_args_is_help=True
@@ -54,6 +56,8 @@ def show(
     config: Config = None,
 ) -> None:
     """Print an original or a kept text."""
+    from ..stores.originals import cut_excerpt  # noqa: PLC0415 - slow, and `--help` does not need it
+
     settings = options.load_settings(config, data_dir=data_dir)
     text = _run_with_originals(settings, lambda originals: _find_original(originals, name))
     if text is None:
@@ -84,7 +88,7 @@ def purge(
     typer.echo(f"{count:,} deleted")
 
 
-async def _read_entries(originals: Originals, owner: str | None, limit: int) -> list[EntryInfo]:
+async def _read_entries(originals: "Originals", owner: str | None, limit: int) -> "list[EntryInfo]":
     """Return up to `limit` originals; the store also holds notes of the proxy, which are skipped."""
     batch = limit
     while True:
@@ -95,13 +99,15 @@ async def _read_entries(originals: Originals, owner: str | None, limit: int) -> 
         batch *= 4
 
 
-async def _find_original(originals: Originals, name: str) -> str | None:
+async def _find_original(originals: "Originals", name: str) -> str | None:
     for entry in await originals.list_entries(name=name, limit=1):
         return await originals.get(entry.owner, name)
     return None
 
 
-def _run_with_originals(settings: Settings, work: Callable[[Originals], Awaitable[Result]]) -> Result:
+def _run_with_originals(settings: Settings, work: "Callable[[Originals], Awaitable[Result]]") -> Result:
+    from ..stores.originals import OriginalsError  # noqa: PLC0415 - slow, and `--help` does not need it
+
     async def run() -> Result:
         async with options.open_originals(settings) as originals:
             return await work(originals)

@@ -8,20 +8,20 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Generator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.supervisors import ChangeReload
 
 from ...config import client_environment
 from ...config import settings as configuration
@@ -32,8 +32,10 @@ from ..http.server_limits import ServerLimits
 from ..http.server_protocol import ServerProtocol
 from ..stores import api_keys
 from ..stores.ledger import ledger_url
-from . import banner, run_files
+from ..watch import shared_metrics
+from . import banner, run_files, serve_processes
 from .run_files import RunningProxy
+from .serve_processes import ProcessGroup, ServerProcess
 
 START_TIMEOUT = 30.0  # seconds
 KEEP_ALIVE = 120  # seconds; longer than the pools of clients keep a connection, so that they close it
@@ -58,19 +60,75 @@ def serve(settings: Settings, *, socket_path: Path | None = None, opens_dashboar
     socket.getaddrinfo(settings.host, settings.port)  # reports an unknown host before the keys are checked
     if socket_path is None and asyncio.run(is_unprotected(settings)):
         raise UnprotectedAddressError
+    serve_processes.check_settings(settings)
+    gc.disable()  # what is loaded until the start stays in memory
+    try:
+        if settings.processes > 1:
+            _serve_by_processes(settings, socket_path, opens_dashboard=opens_dashboard)
+        else:
+            _serve_by_this_process(settings, socket_path, opens_dashboard=opens_dashboard)
+    finally:
+        gc.enable()
+
+
+def _serve_by_this_process(settings: Settings, socket_path: Path | None, *, opens_dashboard: bool) -> None:
     server = Server(create_app(settings))
-    listener = bind_socket(settings.host, settings.port) if socket_path is None else bind_unix_socket(socket_path)
-    server.on_started = lambda: _announce(settings, listener, server.resources, opens_dashboard=opens_dashboard)
-    if socket_path is not None:
-        server.resources.callback(socket_path.unlink, missing_ok=True)
-    tune_interpreter()
+    listener = _bind(settings, socket_path, server.resources)
+
+    def handle_start() -> None:
+        tune_interpreter()
+        _announce(settings, listener, server.resources, opens_dashboard=opens_dashboard)
+
+    server.on_started = handle_start
     server.run(sockets=[listener])
+
+
+def _bind(settings: Settings, socket_path: Path | None, resources: AsyncExitStack | ExitStack) -> socket.socket:
+    if socket_path is None:
+        return bind_socket(settings.host, settings.port)
+    listener = bind_unix_socket(socket_path)
+    resources.callback(socket_path.unlink, missing_ok=True)
+    return listener
+
+
+def _serve_by_processes(settings: Settings, socket_path: Path | None, *, opens_dashboard: bool) -> None:
+    with ExitStack() as stack:
+        listener = _bind(settings, socket_path, stack)
+        group = ProcessGroup(settings, listener, partial(_serve_process, settings))
+        group.run(lambda: _announce(settings, listener, stack, opens_dashboard=opens_dashboard))
+    if group.stop_signal is not None:
+        signal.raise_signal(group.stop_signal)  # end as a single process does
+
+
+def _serve_process(settings: Settings, process: ServerProcess) -> None:
+    """Serve in one of several processes."""
+    server = Server(create_app(settings))
+
+    async def share_metrics(app: FastAPI) -> None:
+        sharing = shared_metrics.share_metrics(app.state.services.metrics, process.metrics_folder, process.number)
+        await server.resources.enter_async_context(sharing)
+
+    def handle_start() -> None:
+        loop = asyncio.get_running_loop()
+
+        def stop_without_parent() -> None:
+            loop.remove_reader(process.alive)
+            server.handle_exit(signal.SIGTERM, None)
+
+        loop.add_reader(process.alive, stop_without_parent)
+        tune_interpreter()
+        os.write(process.ready, b"1")
+        os.close(process.ready)
+
+    server.on_opened, server.on_started = share_metrics, handle_start
+    server.run(sockets=[process.listener])
 
 
 def tune_interpreter() -> None:
     """Keep the event loop responsive: loaded modules are not garbage collected, and threads yield to it early."""
     gc.freeze()  # what is loaded so far stays in memory
     gc.set_threshold(20_000, 20, 50)
+    gc.enable()
     sys.setswitchinterval(SWITCH_INTERVAL)
 
 
@@ -85,6 +143,8 @@ def serve_with_reload(settings: Settings) -> None:
     if asyncio.run(is_unprotected(settings)):
         raise UnprotectedAddressError
     folders = [str(Path(__file__).parents[2] / name) for name in ("proxy", "compression", "config")]
+    from uvicorn.supervisors import ChangeReload  # noqa: PLC0415 - only developers need it
+
     config = uvicorn.Config("", reload=True, reload_dirs=folders, log_config=None)
     listener = bind_socket(settings.host, settings.port)
     ChangeReload(config, target=partial(_serve_child, settings), sockets=[listener]).run()
@@ -98,7 +158,9 @@ def _serve_child(settings: Settings, sockets: list[socket.socket] | None = None)
     server.run(sockets=sockets)
 
 
-def _announce(settings: Settings, listener: socket.socket, resources: AsyncExitStack, *, opens_dashboard: bool) -> None:
+def _announce(
+    settings: Settings, listener: socket.socket, resources: AsyncExitStack | ExitStack, *, opens_dashboard: bool
+) -> None:
     """Tell the user and `clara-proxy ps` that the proxy is ready."""
     if listener.family == socket.AF_UNIX:
         path, url = str(listener.getsockname()), "http://localhost"
@@ -204,7 +266,7 @@ class Server(uvicorn.Server):
 
     uvicorn would log a traceback if the lifespan fails, end it while cancelled requests still write their rows, and not
     end it at all after a second interrupt. `on_started` is called once the server accepts requests; `resources` are
-    closed once it has stopped.
+    closed once it has stopped. `on_opened` is called before, with the application, once its services are open.
     """
 
     def __init__(self, app: Callable[..., Any]) -> None:
@@ -230,6 +292,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
         self.resources = AsyncExitStack()
+        self.on_opened: Callable[[FastAPI], Awaitable[None]] = _do_nothing
         self.on_started: Callable[[], None] = lambda: None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -237,6 +300,7 @@ class Server(uvicorn.Server):
         if self._app is not None:
             await self.resources.enter_async_context(self._app.router.lifespan_context(self._app))
             self._app.state.services.metrics.refusals = self._limits.refusals
+            await self.on_opened(self._app)
         await super().startup(sockets)
         sweep = asyncio.create_task(self._limits.sweep_connections(self.server_state.connections))
         self.resources.callback(sweep.cancel)
@@ -274,6 +338,10 @@ class Server(uvicorn.Server):
                 await asyncio.wait(running_on, timeout=CANCELLATION_SECONDS)
 
 
+async def _do_nothing(_: FastAPI) -> None:
+    """Stand for a function that is not set."""
+
+
 def _is_worth_logging(record: logging.LogRecord) -> bool:
     """Return False for what is logged elsewhere: a cancelled request, an invalid one, and an offer of HTTP/2."""
     if record.msg in ("Unsupported upgrade request.", "Invalid HTTP request received."):
@@ -289,13 +357,13 @@ def bind_socket(host: str, port: int) -> socket.socket:
     Raises:
         OSError: the address cannot be bound, or another process listens on it.
     """
-    with _bind(host, port) as probe:
+    with _bind_address(host, port) as probe:
         probe.listen()  # only this reports that another process listens: `SO_REUSEADDR` lets both bind
         port = probe.getsockname()[1]
-    return _bind(host, port)
+    return _bind_address(host, port)
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind_address(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

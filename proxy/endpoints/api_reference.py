@@ -15,7 +15,8 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from ..clara.clara_routes import ClaraCompressRequest, EmbedRequest, JobsRequest
+from ..clara.clara_routes import ClaraCompressRequest, EmbedRequest
+from ..clara.job_routes import JobsRequest
 from ..http import request_options
 from ..protocols.api_errors import ApiError
 from .compress_api import COMPRESS_PATH, CompressConfig

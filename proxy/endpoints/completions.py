@@ -88,7 +88,8 @@ class CompletionEndpoint:
         """Answer a request. Return a function that builds its uncompressed body, or None if it was not compressible."""
         encoding = exchange.headers.get("content-encoding", "")
         plain = await decode_body(raw, encoding, self._max_body_bytes, reservation)
-        body = await offload.run_for(offload.measure_work(plain or b""), parse_request, plain)
+        work = context.body_work = offload.measure_work(plain or b"")
+        body = await offload.run_for(work, parse_request, plain)
         spending = self._get_reservation(exchange)
         if plain is None or body is None:
             await self._forward_unreadable(exchange, context, raw, spending)
@@ -104,7 +105,8 @@ class CompletionEndpoint:
         if latent_chat.is_clara_model(context.model):
             raise latent_chat.build_wrong_path_error(context.model)
         context.settlement = spending
-        work = offload.measure_work(plain)
+        if not self._services.response_cache.is_enabled:
+            return await self._compress_and_forward(exchange, context, raw, plain, body, owner_id)
         async with self._services.response_cache.serve(exchange, context, body, owner_id, work) as is_answered:
             if is_answered:
                 return None
@@ -132,7 +134,7 @@ class CompletionEndpoint:
         exchange.wrap_send(prepared.wrap_send)
         expand_tool = self._create_expand_tool(context, body, owner_id)
         if expand_tool is not None:
-            expand_tool.work = offload.measure_work(plain)
+            expand_tool.work = context.body_work
         rewritten = await self._body_rewriter.rewrite_body(
             context, plain, body, owner_id, expand_tool, prepared.additions
         )

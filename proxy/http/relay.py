@@ -234,10 +234,29 @@ async def answer_errors(
         await send_error(exchange, context, ApiError(500, "the proxy failed", code="internal_error"), adapter)
 
 
+@asynccontextmanager
+async def answer_cancellation(exchange: Exchange) -> AsyncGenerator[None]:
+    """Answer with a 503 if the proxy's stop cancels the block before a response has started."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not exchange.has_started:
+            error = _build_stop_error()
+            headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+            with suppress(TimeoutError):  # the client may not read
+                async with asyncio.timeout(_CANCELLATION_SECONDS):
+                    await exchange.send_response(error.status, JSON_HEADERS + headers, error.encode())
+        raise
+
+
+def _build_stop_error() -> ApiError:
+    message = "the proxy was stopped before the answer was complete; send the request again"
+    return ApiError(503, message, code="shutting_down", headers={"retry-after": "1"})
+
+
 async def _send_cancellation(exchange: Exchange, context: RequestContext, adapter: ProtocolAdapter | None) -> None:
     """Tell a client that its request ends because the proxy stops, as the last event if a stream has started."""
-    message = "the proxy was stopped before the answer was complete; send the request again"
-    error = ApiError(503, message, code="shutting_down", headers={"retry-after": "1"})
+    error = _build_stop_error()
     with suppress(TimeoutError):  # the client may not read
         async with asyncio.timeout(_CANCELLATION_SECONDS):
             if exchange.has_started and context.is_streamed:

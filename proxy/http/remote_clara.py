@@ -1,7 +1,7 @@
 """CLaRa on another machine: another clara-proxy runs the model, and this one needs no torch.
 
 Jobs that arrive together travel in one request. A request that fails on the way, or meets a full queue, is sent again
-until its jobs' deadlines: the same job has the same result. A stream arrives as one piece.
+until its jobs' deadlines: the same job has the same result. A stream is a request of its own.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,29 +18,16 @@ from typing import Any, cast
 import aiohttp
 
 from ...compression.clara.async_engine import ClaraAnswer, LocalModelConfig
-from ...compression.clara.exceptions import (
-    CheckpointError,
-    ClaraError,
-    DeadlineError,
-    QueueFullError,
-    UnknownRateError,
-)
+from ...compression.clara.exceptions import ClaraError, DeadlineError, QueueFullError
 from ...compression.clara.jobs import ModelCost, ModelJob
 from ...compression.clara.worker import WorkerStatus
 from ...compression.compressor import ModelUsage
+from .remote_connection import RemoteConnection, read_error
 
 BATCH_SECONDS = 0.005  # jobs that arrive within this time travel together
 MAX_BATCH = 32
-FIRST_PAUSE = 0.2  # seconds before the first repetition; each further pause is twice as long
 STATUS_INTERVAL = 30.0
 DEFAULT_SECONDS = 120.0  # of a job without a deadline
-_RETRIED_STATUSES = frozenset({429, 502, 503, 504})
-_ERROR_TYPES: dict[str, type[ClaraError]] = {
-    "deadline": DeadlineError,
-    "overloaded": QueueFullError,
-    "model_unavailable": CheckpointError,
-    "model_not_found": UnknownRateError,
-}
 log = logging.getLogger(__name__)
 
 
@@ -60,8 +47,7 @@ class RemoteClara:
     def __init__(self, config: LocalModelConfig, url: str, key: str | None, max_waiting: int) -> None:
         self.config, self._url, self._max_waiting = config, url.rstrip("/"), max_waiting
         self._loop = asyncio.get_running_loop()
-        headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        self._session = aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=None))
+        self._connection = RemoteConnection(self._url, key)
         self._remote_status: dict[str, Any] = {}
         self._keep_alive: float | None = None
         self._root = self
@@ -108,10 +94,7 @@ class RemoteClara:
         With `counts_cut`, documents that were read in part count as left out.
         """
         root = self._root
-        if root._is_closed:
-            raise ClaraError("the connection to the CLaRa machine is closed")
-        if sum(root.count_jobs()) >= self._max_waiting:
-            raise QueueFullError(f"{self._max_waiting} jobs are waiting already; try again later")
+        root._check_queue()
         end = time.monotonic() + DEFAULT_SECONDS if deadline is None else deadline
         request = _RemoteJob(job, end, cost or ModelCost(), self._rate, counts_cut)
         self._loop.call_soon_threadsafe(root._enqueue, request)
@@ -129,10 +112,25 @@ class RemoteClara:
     async def stream(
         self, documents: Sequence[str], question: str, max_new_tokens: int, seconds: float
     ) -> AsyncGenerator[str | ClaraAnswer]:
-        """Yield the answer's text, and the whole answer."""
-        answer = await self.answer(documents, question, max_new_tokens, seconds)
-        yield answer.text
-        yield answer
+        """Yield the answer's text in pieces as the other machine sends them, and the whole answer."""
+        root, deadline = self._root, time.monotonic() + seconds
+        root._check_queue()
+        job = ModelJob("ask", documents, question, max_new_tokens=max_new_tokens)
+        request = _RemoteJob(job, deadline, ModelCost(), self._rate, counts_cut=False)
+        body = root._build_body([request], stream=True)
+        root._busy_jobs += 1
+        try:
+            async with aclosing(root._connection.post_for_lines("/clara/jobs", body, deadline)) as lines:
+                async for line in lines:
+                    if "piece" in line:
+                        yield line["piece"]
+                        continue
+                    _resolve(request, line.get("results", [line])[0])  # an older version sends one JSON object
+                    yield request.future.result()
+                    return
+            raise ClaraError(f"{self._url} ended the answer before its end")
+        finally:
+            root._busy_jobs -= 1
 
     async def embed(
         self,
@@ -148,7 +146,7 @@ class RemoteClara:
             "compression_rate": self._rate,
             "keep_alive": self._root._keep_alive,
         }
-        reply = await self._post("/embed", body, time.monotonic() + seconds)
+        reply = await self._connection.post("/embed", body, time.monotonic() + seconds)
         embeddings: list[list[float]] = reply["embeddings"]
         return embeddings
 
@@ -175,7 +173,21 @@ class RemoteClara:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._session.close()
+        await self._connection.aclose()
+
+    def _check_queue(self) -> None:
+        if self._is_closed:
+            raise ClaraError("the connection to the CLaRa machine is closed")
+        if sum(self.count_jobs()) >= self._max_waiting:
+            raise QueueFullError(f"{self._max_waiting} jobs are waiting already; try again later")
+
+    def _build_body(self, batch: list[_RemoteJob], *, stream: bool = False) -> dict[str, Any]:
+        return {
+            "jobs": [_encode_job(request) for request in batch],
+            "compression_rate": batch[0].rate,
+            "keep_alive": self._keep_alive,
+            "stream": stream,
+        }
 
     def _start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
@@ -210,13 +222,8 @@ class RemoteClara:
         ]
         self._busy_jobs += len(batch)
         last = max(request.deadline for request in batch)
-        body = {
-            "jobs": [_encode_job(request) for request in batch],
-            "compression_rate": batch[0].rate,
-            "keep_alive": self._keep_alive,
-        }
         try:
-            reply = await self._post("/clara/jobs", body, last)
+            reply = await self._connection.post("/clara/jobs", self._build_body(batch), last)
             for request, result in zip(batch, reply["results"], strict=True):
                 _resolve(request, result)
         except (ClaraError, KeyError, TypeError, ValueError) as error:
@@ -230,32 +237,9 @@ class RemoteClara:
             for request in batch:
                 request.future.cancel()
 
-    async def _post(self, path: str, body: dict[str, Any], deadline: float) -> dict[str, Any]:
-        """Post JSON until it succeeds, or the deadline comes. Raises `ClaraError`."""
-        pause, problem = FIRST_PAUSE, "no answer in time"
-        while (seconds := deadline - time.monotonic()) > 0:
-            try:
-                async with asyncio.timeout(seconds), self._session.post(self._url + path, json=body) as response:
-                    content: Any = await response.json(content_type=None)
-                    if response.status < 400 and isinstance(content, dict):
-                        return cast("dict[str, Any]", content)
-                    error = _read_error(content, response.status)
-            except TimeoutError:
-                break
-            except (aiohttp.ClientError, OSError, ValueError) as failure:
-                error, status = ClaraError(f"{self._url} cannot be reached: {type(failure).__name__}"), 503
-            else:
-                status = response.status
-            if status not in _RETRIED_STATUSES or isinstance(error, DeadlineError | CheckpointError):
-                raise error
-            problem = str(error)
-            await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
-            pause *= 2
-        raise DeadlineError(f"the CLaRa machine did not answer before the deadline: {problem}")
-
     async def _unload(self) -> None:
         with suppress(ClaraError):
-            await self._post("/unload", {}, time.monotonic() + 10)
+            await self._connection.post("/unload", {}, time.monotonic() + 10)
         await self._read_status()
 
     async def _watch_status(self) -> None:
@@ -265,13 +249,9 @@ class RemoteClara:
 
     async def _read_status(self) -> None:
         try:
-            async with asyncio.timeout(5), self._session.get(f"{self._url}/status") as response:
-                content: Any = await response.json(content_type=None)
+            self._remote_status = await self._connection.read_status() or self._remote_status
         except (aiohttp.ClientError, OSError, ValueError) as error:
             log.warning("the CLaRa machine %s cannot be reached: %s", self._url, type(error).__name__)
-            return
-        if response.status < 400 and isinstance(content, dict):
-            self._remote_status = cast("dict[str, Any]", content)
 
 
 class RemoteQueue:
@@ -305,7 +285,7 @@ def _encode_job(request: _RemoteJob) -> dict[str, Any]:
 
 def _resolve(request: _RemoteJob, result: dict[str, Any]) -> None:
     if "error" in result:
-        _set_error(request, _read_error(result, 400))
+        _set_error(request, read_error(result, 400))
         return
     usage = ModelUsage(*result["usage"])
     fields: dict[str, Any] = {**result, "tokens": tuple(result["tokens"]), "usage": usage}
@@ -316,20 +296,6 @@ def _resolve(request: _RemoteJob, result: dict[str, Any]) -> None:
     request.cost.gpu_seconds += usage.gpu_seconds
     with suppress(InvalidStateError):
         request.future.set_result(answer)
-
-
-def _read_error(content: Any, status: int) -> ClaraError:
-    error = parse_error(content)
-    message = str(error.get("message") or f"status {status}")
-    if status in (401, 403):
-        return ClaraError(f"the CLaRa machine refuses the key (CLARA_BACKEND_KEY): {message}")
-    return _ERROR_TYPES.get(str(error.get("code")), ClaraError)(message)
-
-
-def parse_error(content: Any) -> dict[str, Any]:
-    """Return the error in a response's JSON, or an empty mapping."""
-    error: Any = cast("dict[str, Any]", content).get("error") if isinstance(content, dict) else None
-    return cast("dict[str, Any]", error) if isinstance(error, dict) else {}
 
 
 def _expire(request: _RemoteJob) -> None:

@@ -62,7 +62,7 @@ class CachedBill(NamedTuple):
 
 @dataclass(slots=True)
 class RequestContext:
-    """The state of a request so far. Sizes are in tokens, times in seconds.
+    """The state of a request so far. Sizes are in tokens, times in seconds; `body_work` is in bytes (see `offload`).
 
     `alias_of` is the model behind a name from the operator's configuration. `is_late` is True if time ran out for this
     request, and not only for one of its passages in an earlier request. `round_usages` holds the total usage before
@@ -83,6 +83,7 @@ class RequestContext:
     mode: str = "off"
     engine: str = "none"
     is_streamed: bool = False
+    body_work: int = 0
     status: int = 0
     outcome: Outcome = "ok"
     received_tokens: int = 0
@@ -235,7 +236,7 @@ class RequestContext:
 
     def _bill_row(self, row: Row) -> Row:
         """Return the row with the bill, and the bill without the proxy."""
-        price = prices.find_price(self.pricing_model) or Price()
+        price = prices.find_price(self.pricing_model) or prices.NO_PRICE
         if self.cached_bill is not None:
             usage, service_tier, region = self.cached_bill
             return accounting.apply_cached_bill(row, usage, price, service_tier, region)
@@ -249,11 +250,11 @@ class RequestContext:
                     bill, priced, price, self._build_prompt, self.hidden_call_tokens
                 )
             expand_cost = self._estimate_expand_cost(bill, price)
-            row = row._replace(cache_miss=self._classify_cache_miss(bill, price))
+            cache_miss = self._classify_cache_miss(bill, price)
         except Exception as error:  # noqa: BLE001 - fail open: an estimate must not cost the client its answer
             log.warning("cannot estimate the cost without the proxy: %s", type(error).__name__)
-            baseline_usage, expand_cost = None, None
-        row = row._replace(expand_tokens=self._added_tokens, expand_cost=expand_cost)
+            baseline_usage, expand_cost, cache_miss = None, None, ""
+        row = row._replace(expand_tokens=self._added_tokens, expand_cost=expand_cost, cache_miss=cache_miss)
         return accounting.apply_priced_bill(row, priced, price, baseline_usage, bill)
 
     @property

@@ -6,8 +6,8 @@ system's certificate authorities, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`
 """
 
 import io
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from os import urandom
@@ -61,7 +61,7 @@ class UpstreamReply:
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """Yield the body in chunks as it arrives."""
-        with _map_errors():
+        with _MAP_ERRORS:
             async for chunk in self._response.content.iter_any():
                 if decoded := self._decode(chunk):
                     yield decoded
@@ -132,7 +132,7 @@ class Upstream:
         Raises:
             ApiError: 502 if the upstream cannot be reached or disconnects, 504 if it times out.
         """
-        with _map_errors():
+        with _MAP_ERRORS:
             target, headers = _parse_url(url), [*headers, _VIA_HEADER]
             proxy = self._find_proxy(target)
             start_time = monotonic()
@@ -192,20 +192,33 @@ def _parse_url(text: str) -> URL:
     return URL(text, encoded=True)  # a cached URL keeps its parsed parts
 
 
-@contextmanager
-def _map_errors() -> Generator[None]:
-    try:
-        yield
-    except aiohttp.ConnectionTimeoutError as error:
-        raise ApiError(504, "the connection to the upstream timed out", code="upstream_timeout") from error
-    except TimeoutError as error:
-        raise UpstreamError(504, "the upstream did not answer in time", code="upstream_timeout") from error
-    except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, UnusableProxyError) as error:
-        raise ApiError(502, _describe_unreachable(error), code="upstream_unreachable") from error
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise UpstreamError(
-            502, f"the upstream disconnected: {type(error).__name__}", code="upstream_disconnected"
-        ) from error
+class _ErrorMapper:
+    """A context manager that maps the errors of aiohttp to API errors. It has no state, so all requests share it."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None and (mapped := _map_error(error)) is not None:
+            raise mapped from error
+
+
+_MAP_ERRORS = _ErrorMapper()
+
+
+def _map_error(error: BaseException) -> ApiError | None:
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return ApiError(504, "the connection to the upstream timed out", code="upstream_timeout")
+        case TimeoutError():
+            return UpstreamError(504, "the upstream did not answer in time", code="upstream_timeout")
+        case aiohttp.ClientConnectorError() | aiohttp.ClientHttpProxyError() | UnusableProxyError():
+            return ApiError(502, _describe_unreachable(error), code="upstream_unreachable")
+        case aiohttp.ClientError() | OSError() | ValueError():
+            message = f"the upstream disconnected: {type(error).__name__}"
+            return UpstreamError(502, message, code="upstream_disconnected")
+        case _:
+            return None
 
 
 def _describe_unreachable(

@@ -7,12 +7,11 @@ marker that names them leaves (invariant: redeemable).
 import asyncio
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from time import perf_counter
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ...compression import markers, planning
-from ...compression.clara.compressors import MODEL_COMPRESSORS
 from ...compression.compressor import ModelUsage
 from ...compression.engine import FAILURE_REASONS, CompressionJob, Engine, Outcome
 from ...compression.planning import CompressionPlan, PlanPrefix
@@ -23,7 +22,15 @@ from ..protocols import offload
 from ..stores.contents import ContentStore
 from ..stores.ledger_row import Passage
 from ..stores.originals import Originals, StoreFullError, StoreLateError, compute_name
-from .edits import EMPTY_COMPRESSED, CompressedPrefix, DecisionOutcome, build_edits, collect_contents
+from .edits import (
+    EMPTY_COMPRESSED,
+    CompressedPrefix,
+    DecisionOutcome,
+    add_counts,
+    append_results,
+    collect_contents,
+    list_originals,
+)
 from .known_conversations import ConversationMemory
 
 MIN_STORE_SECONDS = 0.25  # for storing originals after compressors have used up the deadline
@@ -44,8 +51,7 @@ class TokenCounts(NamedTuple):
     is_late: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CompressionOptions:
+class CompressionOptions(NamedTuple):
     """How one request has its conversation compressed.
 
     `mode` is one of the compressor's modes; `timeout` is in seconds. `reference_format` is the text by which a marker
@@ -72,8 +78,7 @@ class CompressionOptions:
         return (*names, self.rules, self.agentic, self.stores_originals, self.fail_closed)
 
 
-@dataclass(frozen=True, slots=True)
-class CompressionResult:
+class CompressionResult(NamedTuple):
     """New texts by slot, the outcome of every passage, the seconds that compressors took, and the cost of models.
 
     `is_rewritten` is True if text gets shorter that the previous prompt of this conversation held in full, `is_late` if
@@ -85,7 +90,8 @@ class CompressionResult:
     model_cost: ModelUsage
     is_rewritten: bool = False
     is_late: bool = False
-    fallback_counts: Mapping[str, int] = field(default_factory=dict[str, int])
+    fallback_counts: Mapping[str, int] = MappingProxyType({})
+    checkpoint: CompressedPrefix | None = None
 
     @property
     def edits(self) -> Mapping[TextSlot, str]:
@@ -103,9 +109,9 @@ class CompressionResult:
         return self.compressed.saved_tokens
 
     @property
-    def skip_counts(self) -> Counter[str]:
+    def skip_counts(self) -> Mapping[str, int]:
         """Return how many passages were left unchanged, or extracted instead of given to a model, by reason."""
-        return self.compressed.skip_counts + Counter(self.fallback_counts)
+        return add_counts(self.compressed.skip_counts, self.fallback_counts)
 
     @property
     def is_model_written(self) -> bool:
@@ -177,24 +183,32 @@ class ConversationCompressor:
         options: CompressionOptions,
         *,
         known: CompressedPrefix = EMPTY_COMPRESSED,
+        checkpoint: int = 0,
     ) -> CompressionResult:
-        """Plan and compress. `known` was computed for the first of these turns, with the same options."""
+        """Plan and compress. `known` was computed for the first of these turns, with the same options.
+
+        The result holds those of the first `checkpoint` turns, too.
+        """
         start_time = perf_counter()
         work = _measure_work(turns[len(known.plan.turns) :])
-        plan = await offload.run_for(work, _plan_turns, turns, options, known.plan)
+        plan, head = await offload.run_for(work, _plan_turns, turns, options, known.plan, checkpoint)
         if not plan.known_count:
             known = EMPTY_COMPRESSED
         decisions = plan.decisions[plan.known_count :]
-        answered = max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
-        jobs = [_build_job(decision, options, answered) for decision in decisions if decision.reason is None]
-        timeout = max(0.0, options.timeout - (perf_counter() - start_time))
-        outcomes = await self._engines[options.mode].compress(jobs, timeout, fail_closed=options.fail_closed)
+        jobs = _build_jobs(decisions, turns, options)
+        outcomes: Sequence[Outcome] = ()
+        if jobs:
+            timeout = max(0.0, options.timeout - (perf_counter() - start_time))
+            outcomes = await self._engines[options.mode].compress(jobs, timeout, fail_closed=options.fail_closed)
         is_late = any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
-        fallback_counts: Counter[str] = Counter()
-        if options.mode != "extract":
+        fallback_counts = dict[str, int]()
+        if options.mode != "extract" and jobs:
             model_outcomes, outcomes = outcomes, await self._extract_failed(jobs, outcomes, options.fail_closed)
-            pairs = zip(model_outcomes, outcomes, strict=True)
-            fallback_counts.update(model.reason for model, final in pairs if model.reason and not final.reason)
+            fallback_counts = Counter(
+                model.reason
+                for model, final in zip(model_outcomes, outcomes, strict=True)
+                if model.reason and not final.reason
+            )
         remaining = iter(outcomes)
         results = [
             (decision, _render_replacement(decision, options) if decision.reason else next(remaining))
@@ -203,14 +217,12 @@ class ConversationCompressor:
         remaining_seconds = max(MIN_STORE_SECONDS, options.timeout - (perf_counter() - start_time))
         refusal = await self._store_originals(known, results, options, remaining_seconds)
         if refusal is not None:
-            known, results = (
-                EMPTY_COMPRESSED,
-                [
-                    (decision, _undo_unstored(decision, outcome, options, refusal))
-                    for decision, outcome in (*known.results, *results)
-                ],
-            )
-        compressed = await offload.run_for(work, _append_results, known, plan, results, options)
+            pairs = (*known.results, *results)
+            known, head = EMPTY_COMPRESSED, None
+            results = [(decision, _undo_unstored(decision, outcome, options, refusal)) for decision, outcome in pairs]
+        compressed, checkpoint_results = await offload.run_for(
+            work, _append_in_steps, known, head, plan, results, options
+        )
         if self._contents is not None:
             contents = collect_contents(compressed.results, compressed.passages)
             self._contents.keep_texts(options.request_id, options.owner_id, contents)
@@ -221,6 +233,7 @@ class ConversationCompressor:
             is_rewritten=plan.prefix_changed,
             is_late=is_late,
             fallback_counts=fallback_counts,
+            checkpoint=checkpoint_results,
         )
 
     async def _extract_failed(
@@ -241,7 +254,7 @@ class ConversationCompressor:
 
         Return an error that names the passages that must stay, because they had no room or were not stored in time.
         """
-        originals = {**known.originals, **_list_originals(results, options.owner_id)}
+        originals = {**known.originals, **list_originals(results, options.owner_id)}
         if originals and options.stores_originals:
             try:
                 await self._originals.put(options.owner_id, list(originals.values()), seconds, list(originals))
@@ -290,34 +303,49 @@ def _measure_work(turns: Sequence[Turn]) -> int:
     return WORK_PER_CHAR * chars + WORK_PER_TURN * len(turns)
 
 
-def _plan_turns(turns: Sequence[Turn], options: CompressionOptions, known: PlanPrefix) -> CompressionPlan:
-    return planning.plan_compression(turns, options.rules, options.vocabulary, has_tools=options.agentic, known=known)
+def _plan_turns(
+    turns: Sequence[Turn], options: CompressionOptions, known: PlanPrefix, checkpoint: int
+) -> tuple[CompressionPlan, CompressionPlan | None]:
+    """Return the plan of the turns, and that of the first `checkpoint` turns if it is a part of the former."""
+
+    def plan_turns(turns: Sequence[Turn], known: PlanPrefix) -> CompressionPlan:
+        rules, vocabulary = options.rules, options.vocabulary
+        return planning.plan_compression(turns, rules, vocabulary, has_tools=options.agentic, known=known)
+
+    if checkpoint <= len(known.turns) or options.rules.budget:
+        return plan_turns(turns, known), None
+    head = plan_turns(turns[:checkpoint], known)
+    plan = plan_turns(turns, head.prefix)
+    if plan.known_count < len(head.decisions):  # an epoch has ended behind the checkpoint
+        return plan, None
+    return plan._replace(known_count=head.known_count), head
 
 
-def _list_originals(results: Sequence[DecisionOutcome], owner_id: str) -> dict[str, str]:
-    texts = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
-    return {compute_name(owner_id, text): text for text in texts}
+def _append_in_steps(
+    known: CompressedPrefix,
+    head: CompressionPlan | None,
+    plan: CompressionPlan,
+    results: Sequence[DecisionOutcome],
+    options: CompressionOptions,
+) -> tuple[CompressedPrefix, CompressedPrefix | None]:
+    """Return all of the conversation's results, and those up to the end of the plan `head`."""
+    head_results = None
+    if head is not None:
+        count = len(head.decisions) - len(known.results)
+        head_results = append_results(known, head, results[:count], options.vocabulary, options.owner_id)
+        known, results = head_results, results[count:]
+    return append_results(known, plan, results, options.vocabulary, options.owner_id), head_results
 
 
-def _is_model_written(outcome: Outcome | None) -> bool:
-    return outcome is not None and bool(outcome.text) and outcome.compressor in MODEL_COMPRESSORS
-
-
-def _append_results(
-    known: CompressedPrefix, plan: CompressionPlan, results: list[DecisionOutcome], options: CompressionOptions
-) -> CompressedPrefix:
-    """Return all of the conversation's results: those that are known, and `results` of the passages behind them."""
-    edits, passages = build_edits(results, options.vocabulary)
-    return CompressedPrefix(
-        plan.prefix,
-        known.results + results,
-        {**known.edits, **edits},
-        known.passages + passages,
-        {**known.originals, **_list_originals(results, options.owner_id)},
-        known.saved_tokens + sum(passage.before - passage.after for passage in passages),
-        known.skip_counts + Counter(passage.reason for passage in passages if passage.reason),
-        known.is_model_written or any(_is_model_written(outcome) for _, outcome in results),
-    )
+def _build_jobs(
+    decisions: Sequence[Decision], turns: Sequence[Turn], options: CompressionOptions
+) -> list[CompressionJob]:
+    """Return the jobs of the passages that are to be compressed."""
+    compressible = [decision for decision in decisions if decision.reason is None]
+    if not compressible:
+        return []
+    answered = max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
+    return [_build_job(decision, options, answered) for decision in compressible]
 
 
 def _build_job(decision: Decision, options: CompressionOptions, answered: int) -> CompressionJob:

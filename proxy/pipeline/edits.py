@@ -2,42 +2,89 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
+from typing import NamedTuple
 
 from ...compression import tags
+from ...compression.clara.compressors import MODEL_COMPRESSORS
 from ...compression.engine import Outcome
-from ...compression.planning import EMPTY_PREFIX, PlanPrefix
+from ...compression.planning import EMPTY_PREFIX, CompressionPlan, PlanPrefix
 from ...compression.policy import Decision
 from ...compression.tokens import TokenCounter
 from ...compression.transcript import SlotPath, TextSlot
 from ..stores.contents import PassageTexts
 from ..stores.ledger_row import Passage
+from ..stores.originals import compute_name
 
 DecisionOutcome = tuple[Decision, Outcome | None]
 TagRemoval = tuple[int, int, str]
 TAGS_KIND = "tags"  # the kind of the savings by removed tags in a user's text
 
 
-@dataclass(frozen=True, slots=True)
-class CompressedPrefix:
+class CompressedPrefix(NamedTuple):
     """The results of compression for the messages of a conversation, for the next request.
 
     `edits` are the new texts by slot, `passages` the outcomes, and `originals` the replaced texts by name. It is never
     modified.
     """
 
-    plan: PlanPrefix = EMPTY_PREFIX
-    results: list[DecisionOutcome] = field(default_factory=list[DecisionOutcome])
-    edits: Mapping[TextSlot, str] = field(default_factory=dict[TextSlot, str])
-    passages: list[Passage] = field(default_factory=list[Passage])
-    originals: Mapping[str, str] = field(default_factory=dict[str, str])
-    saved_tokens: int = 0
-    skip_counts: Counter[str] = field(default_factory=Counter[str])
-    is_model_written: bool = False
+    plan: PlanPrefix
+    results: list[DecisionOutcome]
+    edits: Mapping[TextSlot, str]
+    passages: list[Passage]
+    originals: Mapping[str, str]
+    saved_tokens: int
+    skip_counts: Mapping[str, int]
+    is_model_written: bool
 
 
-EMPTY_COMPRESSED = CompressedPrefix()
+EMPTY_COMPRESSED = CompressedPrefix(EMPTY_PREFIX, [], {}, [], {}, 0, {}, is_model_written=False)
+
+
+def append_results(
+    known: CompressedPrefix,
+    plan: CompressionPlan,
+    results: Sequence[DecisionOutcome],
+    vocabulary: TokenCounter,
+    owner_id: str,
+) -> CompressedPrefix:
+    """Return all of the conversation's results: those that are known, and `results` of the passages behind them."""
+    edits, passages = build_edits(results, vocabulary)
+    return CompressedPrefix(
+        plan.prefix,
+        [*known.results, *results],
+        {**known.edits, **edits},
+        known.passages + passages,
+        {**known.originals, **list_originals(results, owner_id)},
+        known.saved_tokens + sum(passage.before - passage.after for passage in passages),
+        add_counts(known.skip_counts, _count_reasons(passages)),
+        known.is_model_written or any(_is_model_written(outcome) for _, outcome in results),
+    )
+
+
+def list_originals(results: Sequence[DecisionOutcome], owner_id: str) -> dict[str, str]:
+    """Return the texts of replaced passages by the names of the stored originals."""
+    texts = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
+    return {compute_name(owner_id, text): text for text in texts}
+
+
+def _is_model_written(outcome: Outcome | None) -> bool:
+    return outcome is not None and bool(outcome.text) and outcome.compressor in MODEL_COMPRESSORS
+
+
+def _count_reasons(passages: Sequence[Passage]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for passage in passages:
+        if passage.reason:
+            counts[passage.reason] = counts.get(passage.reason, 0) + 1
+    return counts
+
+
+def add_counts(first: Mapping[str, int], second: Mapping[str, int]) -> Mapping[str, int]:
+    """Return the sum of two mappings of counts."""
+    if not first or not second:
+        return first or second
+    return Counter(first) + Counter(second)
 
 
 def build_edits(
@@ -47,6 +94,8 @@ def build_edits(
     edits: dict[TextSlot, str] = {}
     passages: list[Passage] = []
     removals_by_path = _find_changed_strings(results)
+    if not removals_by_path:
+        return edits, [_build_passage(decision, outcome) for decision, outcome in results]
     for slot, group in groupby(
         results, key=lambda result: _select_changed_slot(result[0].passage.slot, removals_by_path)
     ):
@@ -70,7 +119,7 @@ def build_edits(
 def _find_changed_strings(results: Sequence[DecisionOutcome]) -> dict[SlotPath, list[TagRemoval]]:
     """Return the paths of the strings that change, with the tags that are removed from each."""
     slots = [decision.passage.slot for decision, _ in results if decision.passage.role == "user"]
-    removals = {slot.path: _find_tag_removals(slot.text) for slot in slots}
+    removals = {slot.path: _find_tag_removals(slot.text) for slot in slots if "<clara:" in slot.text}
     compressed = [decision.passage.slot.path for decision, outcome in results if outcome and outcome.text is not None]
     tagged = [path for path, spans in removals.items() if spans]
     return {path: removals.get(path, []) for path in (*compressed, *tagged)}

@@ -7,7 +7,6 @@ request asks to fail closed.
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple
@@ -29,6 +28,7 @@ from ..protocols.prompt_diff import PromptDiff
 from ..protocols.protocol import Conversation, ProtocolAdapter
 from ..stores.errors import ThrottledLogger, describe
 from ..stores.originals import OriginalsError
+from . import known_conversations
 from .compress import CompressionOptions, CompressionResult, ConversationCompressor, TokenCounts
 from .known_conversations import MAX_KNOWN_BYTES, Elements, KnownConversation, read_elements
 
@@ -36,6 +36,7 @@ from .known_conversations import MAX_KNOWN_BYTES, Elements, KnownConversation, r
 TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
 TOOL_ROLES = frozenset({"tool", "function"})
 MAX_DIFF_TEXTS = 4000  # texts of a conversation whose cost without the proxy is estimated
+MIN_REMEMBERED_WORK = 4096  # work (see `offload`) of a body from which on remembering costs less than planning again
 PASSIVE_MODES = frozenset({"off", "observe"})
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class BodyRewriter:
         context.mode = self._resolve_mode(context.options)
         if context.mode in PASSIVE_MODES or context.options.bypass:
             expand_tool = None
-        work = offload.measure_work(original_body)
+        work = context.body_work or offload.measure_work(original_body)
         request = _Request(context, original_body, body, owner_id, expand_tool, additions, work)
         conversation = await offload.run_for(work, self._adapter.read_conversation, body)
         if conversation is None:
@@ -137,8 +138,10 @@ class BodyRewriter:
         vocabulary = get_token_counter(context.pricing_model)
         options = self._build_options(request, conversation, vocabulary)
         elements = Elements()
-        if context.mode != "off" and conversation.is_growing and len(request.text) <= MAX_KNOWN_BYTES:
+        if context.mode != "off" and _may_be_remembered(request, conversation):
             elements = await offload.run_for(request.work, self._read_elements, request, options)
+        if context.prompt_diff is not None:
+            context.prompt_diff.element_texts = elements.texts
         known = self._memory.find(elements)
         texts = await offload.run_for(request.work, _list_texts, conversation, known.element_count)
         counts = await self._conversation_compressor.count_texts(
@@ -165,17 +168,41 @@ class BodyRewriter:
             deadline = context.options.model_deadline
         calls = dict(known.calls)
         new_turns = await offload.run_for(request.work, conversation.read_turns, known.element_count, calls)
-        options = replace(options, timeout=max(0.0, deadline - (perf_counter() - start_time)))
+        options = options._replace(timeout=max(0.0, deadline - (perf_counter() - start_time)))
+        turns = [*known.compressed.plan.turns, *new_turns]
         result = await self._conversation_compressor.compress(
-            [*known.compressed.plan.turns, *new_turns], options, known=known.compressed
+            turns,
+            options,
+            known=known.compressed,
+            checkpoint=known_conversations.find_checkpoint(conversation, elements, known, len(turns)),
         )
         if request.expand_tool is not None:
             request.expand_tool.known_prefix_hash = known.prefix_hash
         additions = await request.build_additions(vocabulary, reinsert=bool(result.edits))
         if result.is_final and elements.keys:
-            tokens = await offload.run_for(request.work, _count_elements, conversation, known.element_count, vocabulary)
-            self._memory.remember(elements, _extend_known(known, elements, tokens, calls, result, request), known)
+            await self._remember(request, conversation, elements, known, calls, result)
         return await self._apply_result(request, result, additions, elements)
+
+    async def _remember(
+        self,
+        request: _Request,
+        conversation: Conversation,
+        elements: Elements,
+        known: KnownConversation,
+        calls: Mapping[str, ToolCall],
+        result: CompressionResult,
+    ) -> None:
+        """Remember the results of a request for the next one, and those up to its checkpoint."""
+        vocabulary = get_token_counter(request.context.pricing_model)
+        prefix_hash = None if request.expand_tool is None else request.expand_tool.copy_prefix_hash()
+        tokens = await offload.run_for(request.work, _count_elements, conversation, known.element_count, vocabulary)
+        if result.checkpoint is not None:
+            head = elements.without_last()
+            head_tokens = tokens[: len(tokens) - len(conversation.read_texts(len(head.keys)))]
+            checkpoint = known.extend(head, head_tokens, calls, result.checkpoint, None)
+            known = self._memory.remember(head, checkpoint._replace(is_checkpoint=True), known)
+            tokens = tokens[len(head_tokens) :]
+        self._memory.remember(elements, known.extend(elements, tokens, calls, result.compressed, prefix_hash), known)
 
     def _read_elements(self, request: _Request, options: CompressionOptions) -> Elements:
         """Return the elements of a request, with its compression options in their keys."""
@@ -321,23 +348,9 @@ def write_body(
     return json_codec.dumps(json_edit.apply_edits(exact_body, changes.string_edits, changes.array_edits))
 
 
-def _extend_known(
-    known: KnownConversation,
-    elements: Elements,
-    tokens: Sequence[int],
-    calls: Mapping[str, ToolCall],
-    result: CompressionResult,
-    request: _Request,
-) -> KnownConversation:
-    return KnownConversation(
-        len(elements.keys),
-        known.text_count + len(tokens),
-        known.tokens + sum(tokens),
-        max(known.max_tokens, *tokens, 0),
-        calls,
-        result.compressed,
-        None if request.expand_tool is None else request.expand_tool.copy_prefix_hash() or known.prefix_hash,
-    )
+def _may_be_remembered(request: _Request, conversation: Conversation) -> bool:
+    is_too_long = len(request.text) > MAX_KNOWN_BYTES
+    return conversation.is_growing and request.work >= MIN_REMEMBERED_WORK and not is_too_long
 
 
 def _estimate_tokens(conversation: Conversation) -> int:

@@ -230,7 +230,10 @@ class ChatReplyFilter:
                 current.add_content(message.get("content"))
             changes["message"] = _hide_calls(message)
         if is_object(delta):
-            changes["delta"] = self._filter_delta(delta, is_last=bool(choice.get("finish_reason")))
+            visible_delta = self._filter_delta(delta, is_last=bool(choice.get("finish_reason")))
+            if visible_delta is delta and not changes:
+                return choice
+            changes["delta"] = visible_delta
         elif choice.get("finish_reason") and (pieces := current.calls.settle()):
             changes["delta"] = {"tool_calls": pieces}
         return merge(choice, changes)
@@ -243,6 +246,8 @@ class ChatReplyFilter:
         pieces = current.calls.add_pieces(delta["tool_calls"]) if delta.get("tool_calls") else []
         if is_last:
             pieces += current.calls.settle()
+        if not pieces and "tool_calls" not in delta and len(self._rounds) == 1:
+            return delta  # nearly all of them
         visible = merge(delta, {"tool_calls": pieces} if pieces or delta.get("tool_calls") else {})
         if len(self._rounds) > 1:
             visible.pop("role", None)

@@ -4,8 +4,8 @@ Anthropic and OpenAI compact conversations, at a threshold or on demand. They re
 sends it back, and the provider ignores everything before it. litellm keeps Anthropic's blocks beside a chat message.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from ...compression.transcript import Turn
 from .json_edit import Path
@@ -21,31 +21,35 @@ class ReadStart(NamedTuple):
     block: int = 0
 
 
+_FROM_START = ReadStart()
+
+
 def find_read_start(elements: object) -> ReadStart:
     """Return where the provider starts to read messages or items of any protocol."""
     if not is_array(elements):
-        return ReadStart()
+        return _FROM_START
     for index in range(len(elements) - 1, -1, -1):
         element = elements[index]
-        if not is_object(element):
+        if element.__class__ is not dict and not is_object(element):  # calls are spared: every request walks here
             continue
-        if str(element.get("type")) in _ITEM_TYPES and "role" not in element:
+        if "type" in element and str(element["type"]) in _ITEM_TYPES and "role" not in element:
             return ReadStart(index)
-        content = element.get("content")
-        blocks: list[object] = content if is_array(content) else []
-        for position in range(len(blocks) - 1, -1, -1):
-            if _is_compaction_block(blocks[position]):
-                return ReadStart(index, position)
-        fields = element.get("provider_specific_fields")
-        if is_object(fields) and fields.get("compaction_blocks"):
-            return ReadStart(index)
-    return ReadStart()
+        content: Any = element.get("content")
+        if content.__class__ is list:
+            for position in range(len(content) - 1, -1, -1):
+                if _is_compaction_block(content[position]):
+                    return ReadStart(index, position)
+        if "provider_specific_fields" in element:
+            fields: object = element["provider_specific_fields"]
+            if is_object(fields) and fields.get("compaction_blocks"):
+                return ReadStart(index)
+    return _FROM_START
 
 
 def drop_unread(elements: Sequence[Json]) -> Sequence[Json]:
     """Return the elements that the provider reads, the first one without the blocks that it does not read."""
     start = find_read_start(elements)
-    if start == ReadStart():
+    if start == _FROM_START:
         return elements
     first, *others = elements[start.element :]
     if start.block:
@@ -53,10 +57,10 @@ def drop_unread(elements: Sequence[Json]) -> Sequence[Json]:
     return [*(element for element in elements[: start.element] if _is_instruction(element)), first, *others]
 
 
-def mark_compacted(turns: Iterable[Turn], elements: object) -> list[Turn]:
+def mark_compacted(turns: list[Turn], elements: object) -> list[Turn]:
     """Return the turns, those marked that the provider does not read, and without texts that it does not read."""
     start = find_read_start(elements)
-    return list(turns) if start == ReadStart() else [_mark_turn(turn, start) for turn in turns]
+    return turns if start == _FROM_START else [_mark_turn(turn, start) for turn in turns]
 
 
 def _is_instruction(element: Json) -> bool:

@@ -7,6 +7,7 @@ Threads share the interpreter: a call of a C function, such as parsing JSON, sti
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -30,7 +31,12 @@ def measure_work(text: bytes) -> int:
 async def run_for(
     work: int, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
 ) -> Result:
-    """Return `function(...)`, whose work is measured in bytes. If there is much of it, it runs in a thread."""
+    """Return `function(...)`, whose work is measured in bytes. If there is much of it, it runs in a thread.
+
+    The thread has the context of the request, such as the owner of its texts.
+    """
     if work <= INLINE_BYTES:
         return function(*args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_executor, partial(function, *args, **kwargs))
+    return await asyncio.get_running_loop().run_in_executor(
+        _executor, partial(copy_context().run, partial(function, *args, **kwargs))
+    )

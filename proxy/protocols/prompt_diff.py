@@ -6,11 +6,14 @@ end. So tokens are counted only on demand, from the end on, as far as needed. Th
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import cast
 
+import orjson
+
+from ...compression.memo import Memo
 from ...compression.tokens import TokenCounter
 from ..stores.baseline import Prompt, PromptPart
 from ..stores.reply_bill import ReplyFacts
@@ -19,6 +22,7 @@ from .json_edit import NO_CHANGES, ArrayEdit, BodyChanges, Path, StringEdit
 from .json_types import Json, is_array, is_object
 from .protocol import ProtocolAdapter
 
+MEMO_SIZE = 100_000  # elements remembered with their hashes, of 16 bytes
 NO_FACTS, NO_PART = ReplyFacts(), PromptPart(0, 0, starts_reply=False)
 
 
@@ -27,6 +31,7 @@ class PromptDiff:
 
     def __init__(self, adapter: ProtocolAdapter, body: Json) -> None:
         self._adapter, self._body = adapter, body
+        self.element_texts: Sequence[bytes] = ()  # the JSON texts of all elements, if they are known
         self.is_pruned = False  # True if compression changed text that an earlier prompt held in full
         self._edits: Mapping[Path, StringEdit] = {}
         self._tool_changes: BodyChanges = NO_CHANGES
@@ -87,11 +92,18 @@ class PromptDiff:
         for index, element in enumerate(elements):
             if index > start and _starts_model_turn(elements, index):
                 yield received.digest(), sent.digest()
-            fingerprint = self._adapter.fingerprint_element(element) or b""
-            received.update(b"%d " % len(fingerprint) + fingerprint)
-            change = repr(changes.get(index, [])).encode("utf-8", "surrogatepass")
-            sent.update(b"%d " % len(fingerprint) + fingerprint + change)
+            digest = self._digest_element(index, element)
+            received.update(digest)
+            sent.update(digest)
+            if index in changes:
+                sent.update(b"".join(map(_encode_change, changes[index])))
         yield received.digest(), sent.digest()
+
+    def _digest_element(self, index: int, element: Json) -> bytes:
+        """Return a hash of an element, from memory if it was in an earlier request."""
+        if index < len(self.element_texts):
+            return _get_digest_memo(self._adapter)(self.element_texts[index])
+        return _digest_element(self._adapter, element)
 
     def _count_tools(self, vocabulary: TokenCounter) -> int:
         """Return the tokens of tools that the proxy adds."""
@@ -155,17 +167,44 @@ class PromptDiff:
         return elements if is_array(elements) else [{"role": "user", "content": elements}]
 
 
-def _group_changes(edits: Mapping[Path, StringEdit], tool_changes: BodyChanges) -> dict[int | None, list[object]]:
+_digest_memos = dict[str, Memo[bytes, bytes]]()  # by the name of the protocol
+
+
+def _get_digest_memo(adapter: ProtocolAdapter) -> Memo[bytes, bytes]:
+    memo = _digest_memos.get(adapter.name)
+    if memo is None:
+        memo = Memo[bytes, bytes](lambda text: _digest_element(adapter, orjson.loads(text)), MEMO_SIZE)
+        _digest_memos[adapter.name] = memo
+    return memo
+
+
+def _digest_element(adapter: ProtocolAdapter, element: Json) -> bytes:
+    return blake2b(adapter.fingerprint_element(element) or b"", digest_size=16).digest()
+
+
+def _group_changes(
+    edits: Mapping[Path, StringEdit], tool_changes: BodyChanges
+) -> dict[int | None, list[tuple[object, ...]]]:
     """Return the new texts and the insertions by the index of their element; None stands for what precedes them."""
-    changes: dict[int | None, list[object]] = {}
-    for path, edit in sorted({**tool_changes.string_edits, **edits}.items(), key=repr):
+    changes: dict[int | None, list[tuple[object, ...]]] = {}
+    for path, edit in sorted({**tool_changes.string_edits, **edits}.items(), key=_sort_by_path):
         changes.setdefault(_get_element_index(path), []).append((path, edit.new))
-    for path, array_edit in sorted(tool_changes.array_edits.items(), key=repr):
+    for path, array_edit in sorted(tool_changes.array_edits.items(), key=_sort_by_path):
         for position, elements in sorted(array_edit.insertions.items(), key=repr):
             is_head = path == ("tools",)
             index = None if is_head else _get_element_index(path) if len(path) > 1 else position
             changes.setdefault(index, []).append((path, position, elements))
     return changes
+
+
+def _encode_change(change: tuple[object, ...]) -> bytes:
+    """Return a path with its new text, or with what is inserted there, as bytes of a known length."""
+    parts = [part if isinstance(part, str) else repr(part) for part in change]  # repr of a long text takes long
+    return b"".join(b"%d %b" % (len(text), text) for text in (part.encode("utf-8", "surrogatepass") for part in parts))
+
+
+def _sort_by_path(change: tuple[Path, object]) -> str:
+    return repr(change[0])
 
 
 def _get_element_index(path: Path) -> int:

@@ -55,11 +55,14 @@ def describe_unavailable_model(settings: Settings) -> str:
 
 
 def _describe_missing_package(model: str, settings: Settings) -> str:
-    if find_spec("torch") is None:
-        return f"the model {model} (CLARA_MODEL) needs torch: pip install 'clara-proxy[clara]', or unset CLARA_MODEL"
+    if not _has_library(settings):
+        library, extra = ("MLX", "mlx") if settings.backend == "mlx" else ("torch", "clara")
+        remedy = f"pip install 'clara-proxy[{extra}]', or unset CLARA_MODEL"
+        return f"the model {model} (CLARA_MODEL) needs {library}: {remedy}"
     if settings.dtype in QUANTIZED and settings.quantization not in (None, settings.dtype):
         return f"CLARA_DTYPE={settings.dtype} and CLARA_QUANTIZATION={settings.quantization} contradict each other"
-    if _choose_quantization(settings) == "int4" and find_spec("bitsandbytes") is None:
+    needs_package = _choose_quantization(settings) == "int4" and settings.backend != "mlx"
+    if needs_package and find_spec("bitsandbytes") is None:
         return "int4 (CLARA_DTYPE, CLARA_QUANTIZATION) needs bitsandbytes: pip install 'clara-proxy[quantized]'"
     return ""
 
@@ -78,7 +81,8 @@ def _describe_unfit_files(model: str, settings: Settings) -> str:
 def _describe_missing_device(settings: Settings) -> str:
     if settings.backend not in ("cuda", "mps"):
         return ""
-    from ...compression.clara.loading import Placement, resolve_placement  # noqa: PLC0415 - loads torch
+    from ...compression.clara.loading import resolve_placement  # noqa: PLC0415 - loads torch
+    from ...compression.clara.model_source import Placement  # noqa: PLC0415
 
     try:
         resolve_placement(Placement(settings.backend))
@@ -142,6 +146,8 @@ def create_clara(settings: Settings, folder: Path) -> ClaraBackend | None:
         cache,
         settings.latents_memory_mb * 2**20,
         settings.latents_disk_mb * 2**20,
+        (cache or folder) / "quantized",
+        settings.quantized_disk_mb * 2**20,
     )
     if is_remote(settings):
         return RemoteClara(config, settings.backend, settings.backend_key, settings.clara_queue)
@@ -155,16 +161,26 @@ def is_remote(settings: Settings) -> bool:
 
 
 def resolve_local_model(settings: Settings) -> str | None:
-    """Return the local model: the configured one, else clara-nano if torch is installed, else None."""
+    """Return the local model: the configured one, else clara-nano if its library is installed, else None.
+
+    Each of several processes would load clara-nano, so that they have none unless it is configured.
+    """
     if is_remote(settings) and settings.model is None:
         return "clara"
     if settings.model is not None:
         return None if settings.model == "none" else settings.model
-    return NANO_NAME if BUNDLED_MODELS[NANO_NAME].is_dir() and find_spec("torch") is not None else None
+    is_available = BUNDLED_MODELS[NANO_NAME].is_dir() and _has_library(settings)
+    return NANO_NAME if is_available and settings.processes == 1 else None
+
+
+def _has_library(settings: Settings) -> bool:
+    """Return True if the library that computes on the backend is installed."""
+    return find_spec("mlx" if settings.backend == "mlx" else "torch") is not None
 
 
 def resolve_auto_mode(settings: Settings) -> str:
     """Return the mode that `auto` means here. A mode that changed later would change forwarded prefixes."""
     has_device = settings.backend == "auto" and NVIDIA_DEVICE.exists()
-    accelerated = has_device or settings.backend in ("cuda", "mps") or is_remote(settings)
+    has_device |= settings.backend in ("cuda", "mps") or (settings.backend == "mlx" and sys.platform == "darwin")
+    accelerated = has_device or is_remote(settings)
     return "answer" if accelerated and settings.model not in (None, NANO_NAME, "none") else "extract"

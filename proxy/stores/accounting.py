@@ -13,7 +13,7 @@ from ...config.prices import Price
 from .baseline import CACHE_STEP_TOKENS, MIN_CACHED_TOKENS
 from .ledger_row import ADDED_KIND, COUNTED_OUTCOMES, Row, encode_labels, parse_json, parse_passages
 from .reply_bill import REPORTED, Bill, Part, PricedBill, encode_parts, has_unpriced_amount, parse_parts, sum_usage
-from .usage import Usage, as_mapping, compute_cost, estimate_12h_writes, estimate_hour_writes, parse_count
+from .usage import NO_TOKENS, Usage, as_mapping, compute_cost, estimate_12h_writes, estimate_hour_writes, parse_count
 
 FREE_OUTCOMES = frozenset({"served", "rejected"})  # no model was asked
 
@@ -64,7 +64,7 @@ def apply_priced_bill(
         cost = bill.reported_cost
         cost_without = None if part.cost_without is None or cost_without is None else cost_without + part.cost_without
     total = sum_usage([priced.usage, *(part.usage for part in parts)])
-    without = main if main == Usage() else sum_usage([main, *(part.usage_without for part in parts)])
+    without = main if main == NO_TOKENS else sum_usage([main, *(part.usage_without for part in parts)])
     if row.shadow_of:
         without, cost_without = main, 0.0
     return row._replace(
@@ -140,7 +140,7 @@ def _compute_baseline(
         return Usage(), None
     write = baseline.cache_write or 0
     hour, long = estimate_hour_writes(usage, write), estimate_12h_writes(usage, write)
-    baseline = replace(baseline.subtract(priced.special_usage), cache_write_hour=hour, cache_write_12h=long)
+    baseline = baseline.subtract(priced.special_usage)._replace(cache_write_hour=hour, cache_write_12h=long)
     rates = price.rates_for(baseline.input or 0, bill.service_tier, bill.region)
     if (baseline.input or 0) <= (usage.input or 0):  # not longer, so the rates are those of the bill
         rates = priced.rates
@@ -226,10 +226,10 @@ def _is_baseline_cost_consistent(row: Row) -> bool:
         return row.cost_without == 0.0
     usage, rates, parts = _read_bill(row)
     total = Usage(row.without_input, row.without_output, None, row.without_cache_read, row.without_cache_write)
-    baseline = total.subtract(sum_usage(part.usage_without for part in parts))
+    baseline = total.subtract(sum_usage([part.usage_without for part in parts]))
     write = baseline.cache_write or 0
     hour, long = estimate_hour_writes(usage, write), estimate_12h_writes(usage, write)
-    baseline = replace(baseline, cache_write_hour=hour, cache_write_12h=long)
+    baseline = baseline._replace(cache_write_hour=hour, cache_write_12h=long)
     expected = _sum_known([compute_cost(baseline, rates), *(part.cost_without for part in parts)])
     if _is_close(row.cost_without, expected):
         return True
@@ -272,7 +272,7 @@ def _read_bill(row: Row) -> tuple[Usage, Price, list[Part]]:
     rates = Price(row.price_input, row.price_output, row.price_cache_read, row.price_cache_write)
     rates = replace(rates, cache_write_hour=row.price_cache_write_hour, cache_write_12h=row.price_cache_write_12h)
     parts = parse_parts(row.bill_parts) or []
-    return total.subtract(sum_usage(part.usage for part in parts)), rates, parts
+    return total.subtract(sum_usage([part.usage for part in parts])), rates, parts
 
 
 def _is_close(first: float | None, second: float | None) -> bool:

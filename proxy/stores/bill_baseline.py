@@ -6,7 +6,6 @@ estimate errs against the proxy. Further rounds of the expand tool do not exist 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 from ...config.prices import Price
@@ -59,9 +58,9 @@ def estimate_bill_baseline(
     if first.kind == MESSAGE and not _is_part(priced, first.usage):
         if estimate.input is None:
             return BillBaseline(priced, Usage())
-        return BillBaseline(priced, replace(estimate.add(replace(kept, output=0)), output=output))
+        return BillBaseline(priced, estimate.add(kept._replace(output=0))._replace(output=output))
     priced = _replace_part(bill, priced, price, estimate, has_rounds=last_round > 0)
-    return BillBaseline(priced, replace(kept, output=output))
+    return BillBaseline(priced, kept._replace(output=output))
 
 
 def _remove_tool(usage: Usage, tokens: int, min_cached_tokens: int) -> Usage:
@@ -73,8 +72,7 @@ def _remove_tool(usage: Usage, tokens: int, min_cached_tokens: int) -> Usage:
     if tokens > read:
         written = min(tokens - read, usage.cache_write or 0)
     cache_read = (usage.cache_read or 0) - read
-    return replace(
-        usage,
+    return usage._replace(
         input=(usage.input or 0) - tokens,
         cache_read=None if usage.cache_read is None else cache_read if cache_read >= min_cached_tokens else 0,
         cache_write=None if usage.cache_write is None else usage.cache_write - written,
@@ -89,7 +87,7 @@ def _replace_part(bill: Bill, priced: PricedBill, price: Price, estimate: Usage,
     """Return the bill with the part of its first prompt as it would be without the proxy."""
     if estimate.input is None:
         return priced
-    without = replace(estimate, output=0) if has_rounds else estimate
+    without = estimate._replace(output=0) if has_rounds else estimate
     cost = compute_cost(without, price.rates_for(estimate.input, bill.service_tier, bill.region))
     first = bill.readings[0].usage
     parts = (
@@ -108,7 +106,7 @@ def estimate_expand_cost(bill: Bill, price: Price, added_tokens: int, hidden_cal
     if not rounds or not rounds[0].usage.input:
         return None
     inputs = [
-        (compute_cost(replace(reading.usage, output=0, audio_output=None, reasoning=None), rates), reading, rates)
+        (compute_cost(reading.usage._replace(output=0, audio_output=None, reasoning=None), rates), reading, rates)
         for reading in rounds
         for rates in [price.rates_for(reading.usage.input or 0, bill.service_tier, bill.region)]
     ]

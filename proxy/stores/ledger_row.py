@@ -115,12 +115,17 @@ class Row(NamedTuple):
 
 def encode_passages(passages: Iterable[Passage]) -> str:
     """Return the JSON text of `Row.passages`; lone surrogates become question marks."""
-    return _encode_json([passage._asdict() for passage in passages])
+    # A long conversation has hundreds of passages; `_asdict` takes three times as long.
+    items = [
+        {"kind": kind, "tool": tool, "before": before, "after": after, "reason": reason}
+        for kind, tool, before, after, reason in passages
+    ]
+    return _encode_json(items) if items else "[]"
 
 
 def encode_labels(labels: Mapping[str, str | int | float]) -> str:
     """Return the JSON text of `Row.skipped`, `Row.tags` or `Row.agreement`."""
-    return _encode_json(dict(labels))
+    return _encode_json(dict(labels)) if labels else "{}"
 
 
 def parse_json(text: str) -> object:

@@ -6,14 +6,14 @@ top-level counts. `Bill.unknown` lists the amounts in a usage without a known me
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any, NamedTuple, cast
 
 import orjson
 
-from ...config.prices import Price
-from .usage import Usage, as_mapping, compute_cost, parse_count, read_usage
+from ...config.prices import NO_PRICE, Price
+from .usage import NO_TOKENS, Usage, as_mapping, compute_cost, parse_count, read_usage
 
 PriceLookup = Callable[[str], Price | None]
 MESSAGE, COMPACTION, ROUND, WEB_SEARCH, REPORTED, UNKNOWN = (
@@ -78,8 +78,7 @@ class Part(NamedTuple):
     quantity: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
+class Bill(NamedTuple):
     """The prompts of a request in order, and its other charges. `reported_cost` is in dollars."""
 
     readings: tuple[Reading, ...] = ()
@@ -88,18 +87,19 @@ class Bill:
     web_searches: int = 0
     reported_cost: float | None = None
     unknown: tuple[str, ...] = ()
-    facts: ReplyFacts = field(default_factory=ReplyFacts)
+    facts: ReplyFacts = ReplyFacts()
 
     def price(self, model: str, find_price: PriceLookup) -> "PricedBill":
         """Price every prompt at the rates of its model, its own length, its tier and its region."""
         own = [reading for reading in self.readings if reading.kind == MESSAGE and reading.model in ("", model)]
-        rates = self._find_rates(own[-1].usage if own else Usage(), find_price(model))
-        main, parts = Usage(), list[Part]()
+        rates = self._find_rates(own[-1].usage if own else NO_TOKENS, find_price(model))
+        main, parts = NO_TOKENS, list[Part]()
         for reading in self.readings:
-            own_rates = self._find_rates(reading.usage, find_price(reading.model or model))
-            if reading in own and own_rates == rates:
+            is_last = bool(own) and reading is own[-1]
+            own_rates = rates if is_last else self._find_rates(reading.usage, find_price(reading.model or model))
+            if is_last or (reading in own and own_rates == rates):
                 plain, special = _split_special(reading.usage, rates)
-                main, parts = main.add(plain), [*parts, *special]
+                main, parts = plain if main is NO_TOKENS else main.add(plain), [*parts, *special]
             else:
                 parts.append(_price_reading(reading, own_rates))
         if self.web_searches:
@@ -108,7 +108,7 @@ class Bill:
         return PricedBill(main, rates, tuple(parts))
 
     def _find_rates(self, usage: Usage, price: Price | None) -> Price:
-        return (price or Price()).rates_for(usage.input or 0, self.service_tier, self.region)
+        return (price or NO_PRICE).rates_for(usage.input or 0, self.service_tier, self.region)
 
 
 class PricedBill(NamedTuple):
@@ -121,19 +121,18 @@ class PricedBill(NamedTuple):
     @property
     def special_usage(self) -> Usage:
         """Return the tokens of the model's prompts that have rates of their own, such as audio."""
-        return sum_usage(part.usage for part in self.parts if part.name in _SPECIAL_PARTS)
+        return sum_usage([part.usage for part in self.parts if part.name in _SPECIAL_PARTS])
 
 
-def sum_usage(usages: Iterable[Usage]) -> Usage:
+def sum_usage(usages: Sequence[Usage]) -> Usage:
     """Return the sum of usages."""
-    total = Usage()
-    for usage in usages:
-        total = total.add(usage)
-    return total
+    return reduce(Usage.add, usages, NO_TOKENS) if len(usages) != 1 else usages[0]
 
 
-def encode_parts(parts: Iterable[Part]) -> str:
+def encode_parts(parts: Sequence[Part]) -> str:
     """Return the JSON text of `Row.bill_parts`, without unknown counts."""
+    if not parts:
+        return "[]"
     return orjson.dumps([{**part._asdict(), **_encode_usages(part)} for part in parts]).decode()
 
 
@@ -158,13 +157,16 @@ def parse_parts(text: str) -> list[Part] | None:
 
 def _encode_usages(part: Part) -> dict[str, object]:
     return {
-        name: {field: count for field in Usage.__slots__ if (count := getattr(usage, field)) is not None}
+        name: {field: count for field in Usage._fields if (count := getattr(usage, field)) is not None}
         for name, usage in (("usage", part.usage), ("usage_without", part.usage_without))
     }
 
 
 def _split_special(usage: Usage, rates: Price) -> tuple[Usage, list[Part]]:
     """Split the tokens with rates of their own off a usage: sound, images, and reasoning."""
+    has_reasoning = usage.reasoning and rates.reasoning is not None
+    if not (has_reasoning or usage.audio_input or usage.audio_output or usage.image_input):
+        return usage._replace(audio_input=None, audio_output=None, image_input=None), []
     tokens = {
         "audio": Usage(
             usage.audio_input, usage.audio_output, audio_input=usage.audio_input, audio_output=usage.audio_output
@@ -175,13 +177,13 @@ def _split_special(usage: Usage, rates: Price) -> tuple[Usage, list[Part]]:
     parts: list[Part] = []
     for name, special in tokens.items():
         if special.input or special.output:
-            filled = replace(special, input=special.input or 0, output=special.output or 0)
+            filled = special._replace(input=special.input or 0, output=special.output or 0)
             if name == "reasoning":
-                filled = replace(filled, reasoning=filled.output)
+                filled = filled._replace(reasoning=filled.output)
             cost = compute_cost(filled, rates)
             parts.append(Part(name, cost, cost, filled, filled))
-    plain = usage.subtract(sum_usage(part.usage for part in parts)) if parts else usage
-    return replace(plain, audio_input=None, audio_output=None, image_input=None), parts
+    plain = usage.subtract(sum_usage([part.usage for part in parts])) if parts else usage
+    return plain._replace(audio_input=None, audio_output=None, image_input=None), parts
 
 
 def read_bill(usage: object, round_usages: Sequence[object], facts: ReplyFacts, region: str = "") -> Bill | None:
@@ -189,12 +191,14 @@ def read_bill(usage: object, round_usages: Sequence[object], facts: ReplyFacts, 
 
     `usage` is the sum of all rounds, `round_usages` the sum before each further round.
     """
-    sums = [read_usage(part) or Usage() for part in round_usages]
+    sums = [read_usage(part) or NO_TOKENS for part in round_usages]
     total, fields = read_usage(usage), as_mapping(usage)
     reported = _read_reported_cost(fields)
     if total is None and reported is None:
         return None
-    rounds = [new.subtract(old) for old, new in zip([Usage(), *sums], [*sums, total or Usage()], strict=True)]
+    rounds = [total or NO_TOKENS]
+    if sums:
+        rounds = [new.subtract(old) for old, new in zip([NO_TOKENS, *sums], [*sums, *rounds], strict=True)]
     unknown = list(find_unknown_fields(fields))
     readings: list[Reading] = []
     iterations = _list_iterations(fields)

@@ -4,8 +4,7 @@ Nothing is estimated: a count that the provider does not report stays None. `rep
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from ...config.prices import Price
 
@@ -24,8 +23,7 @@ _ALIASES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Billed tokens: `input` includes cached tokens, `output` includes reasoning.
 
     `cache_write_hour` and `cache_write_12h` are the parts of `cache_write` that are cached for an hour, and for 12
@@ -45,12 +43,15 @@ class Usage:
 
     def add(self, other: "Usage") -> "Usage":
         """Return the sum; a count that is unknown in both stays None."""
-        return Usage(*(_add(getattr(self, name), getattr(other, name)) for name in Usage.__slots__))
+        return Usage(*map(_add, self, other))
 
     def subtract(self, other: "Usage") -> "Usage":
         """Return the difference; a count that is unknown here stays None."""
-        values = ((getattr(self, name), getattr(other, name)) for name in Usage.__slots__)
-        return Usage(*(None if first is None else first - (second or 0) for first, second in values))
+        pairs = zip(self, other, strict=True)
+        return Usage._make([None if first is None else first - (second or 0) for first, second in pairs])
+
+
+NO_TOKENS = Usage()  # nothing is known
 
 
 def read_usage(*parts: object) -> Usage | None:
@@ -145,7 +146,9 @@ def parse_count(value: object) -> int | None:
 
 def as_mapping(value: object) -> Mapping[str, object]:
     """Return the value if it is a JSON object, and an empty mapping otherwise."""
-    return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
+    if value.__class__ is dict or isinstance(value, Mapping):  # the first check takes a tenth of the second's time
+        return cast("Mapping[str, object]", value)
+    return {}
 
 
 def _read_lifetimes(fields: Mapping[str, object], details: Mapping[str, object]) -> tuple[int | None, int | None]:

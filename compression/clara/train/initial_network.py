@@ -11,8 +11,9 @@ from ..base_weights import BaseWeights
 from ..checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from ..decoder_config import read_decoder_config
 from ..exceptions import CheckpointError
-from ..loading import LoadedModel, ModelSource, Placement, load_model
+from ..loading import load_model
 from ..lora import TARGET_MODULES, Adapter
+from ..model_source import LoadedModel, ModelSource, Placement
 from ..tokenizer import ClaraTokenizer, MemoryTokenSpec
 from .checkpoint_writer import CheckpointInfo, tensor_stem
 from .collate import Stage
@@ -91,7 +92,7 @@ def network_from_checkpoint(loaded: LoadedModel, adapters: tuple[str, ...]) -> N
 
     The vocabulary matrices are not tied. Raises `CheckpointError` for a quantised base.
     """
-    base = loaded.model.base
+    base = cast("BaseWeights", loaded.model.base)
     config = base.config._replace(vocabulary_size=len(loaded.model.embed))
     network = Network(config, loaded.config.lora_rank, adapters, tied=False)
     with torch.no_grad():

@@ -37,14 +37,14 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def load(golden: Path) -> Load:
     """Return a loader of golden checkpoints by name that loads each once per set of options."""
-    loaded: dict[tuple[str, str, Compat], Clara] = {}
+    loaded: dict[tuple[str, str, str, Compat], Clara] = {}
 
-    def get(name: str, compat: Compat | None = None, dtype: str = "float32") -> Clara:
-        key = (name, dtype, compat or Compat())
+    def get(name: str, compat: Compat | None = None, dtype: str = "float32", device: str = "cpu") -> Clara:
+        key = (name, dtype, device, compat or Compat())
         if key not in loaded:
             base = golden / "base" / "tiny-mistral"
             folder = golden / "checkpoints" / name
-            loaded[key] = Clara.from_pretrained(folder, base=base, device="cpu", dtype=dtype, compat=compat)
+            loaded[key] = Clara.from_pretrained(folder, base=base, device=device, dtype=dtype, compat=compat)
         return loaded[key]
 
     return get

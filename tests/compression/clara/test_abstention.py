@@ -18,7 +18,8 @@ from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.decoding import DecodingBatch
 from clara_proxy.compression.clara.exceptions import CheckpointError
 from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
-from clara_proxy.compression.clara.loading import ModelSource, Placement, load_model
+from clara_proxy.compression.clara.loading import load_model
+from clara_proxy.compression.clara.model_source import ModelSource, Placement
 from clara_proxy.compression.clara.worker import Worker
 
 DOCUMENTS = ["the fox", "a river", "the stone bridge"]

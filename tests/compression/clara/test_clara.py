@@ -16,10 +16,11 @@ from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_AD
 from clara_proxy.compression.clara.clara import Clara, Reply
 from clara_proxy.compression.clara.decoding import GeneratedRow
 from clara_proxy.compression.clara.exceptions import ClaraError
+from clara_proxy.compression.clara.inference import group_by_length
 from clara_proxy.compression.clara.kv_cache import KVCache
 from clara_proxy.compression.clara.latent_store import LatentStore
-from clara_proxy.compression.clara.loading import ModelSource, Placement, load_model
-from clara_proxy.compression.clara.model import group_by_length
+from clara_proxy.compression.clara.loading import load_model
+from clara_proxy.compression.clara.model_source import ModelSource, Placement
 from clara_proxy.compression.clara.prompt_layout import Compat
 
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "", "the lamp, 1931", "answering 🙂", "x y z"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -28,8 +28,8 @@ from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, 
 from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
 from clara_proxy.compression.clara.latent_store import LatentStore
 from clara_proxy.compression.clara.latents import Latents
-from clara_proxy.compression.clara.loading import LoadedModel
 from clara_proxy.compression.clara.model import ClaraModel
+from clara_proxy.compression.clara.model_source import LoadedModel
 from clara_proxy.compression.clara.worker import Worker, WorkerLimits, WorkerStatus
 
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "", "the lamp, 1931", "answering 🙂", "x y z"]
@@ -171,7 +171,7 @@ def count_encoded_rows(clara: Clara, monkeypatch: pytest.MonkeyPatch) -> list[in
 def small_passes(tiny: Path) -> Clara:
     """A model that encodes one window at a time and keeps its memories."""
     clara = Clara.from_pretrained(tiny / "clara", base=tiny / "base", device="cpu", store=LatentStore(None))
-    clara.model = dataclasses.replace(clara.model, max_batch_positions=1)
+    clara.model = dataclasses.replace(cast("ClaraModel", clara.model), max_batch_positions=1)
     return clara
 
 
@@ -427,7 +427,7 @@ def long_text(sentences: int) -> str:
 @pytest.fixture
 def small_steps(clara: Clara) -> Clara:
     """Return the same model with one document per forward pass."""
-    model = dataclasses.replace(clara.model, max_batch_positions=1)
+    model = dataclasses.replace(cast("ClaraModel", clara.model), max_batch_positions=1)
     return Clara(LoadedModel(model, clara.tokenizer, clara.config, clara.fingerprint))
 
 
@@ -502,9 +502,8 @@ def _identity(clara: Clara) -> Clara:
 
 
 def test_ask_retrieves_if_the_checkpoint_can(clara: Clara) -> None:
-    model = dataclasses.replace(
-        clara.model, adapters={k: v for k, v in clara.model.adapters.items() if k != QUERY_ADAPTER}
-    )
+    adapters = {k: v for k, v in clara.model.adapters.items() if k != QUERY_ADAPTER}
+    model = dataclasses.replace(cast("ClaraModel", clara.model), adapters=adapters)
     without_query = Clara(LoadedModel(model, clara.tokenizer, clara.config, clara.fingerprint))
     for loaded, expected in (
         (clara, clara.answer("why?", DOCUMENTS, None, 6)),

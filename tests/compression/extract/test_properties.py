@@ -3,7 +3,6 @@
 JSON gets a new layout, so its literals are verbatim and ordered instead (`json/test_json.py`).
 """
 
-import gc
 import json
 from collections.abc import Callable
 from time import process_time
@@ -145,6 +144,7 @@ def test_chosen_units_include_their_parents_and_fit_the_budget(
     assert sum(kept) * 11 <= max(budget, 11 * len(chain))
 
 
+ATTEMPTS = 3  # of measuring times: one that a busy machine disturbs is made again
 LARGE: dict[str, Callable[[int], str]] = {
     "one letter": lambda size: "a" * size,
     "one line": lambda size: "lorem ipsum " * (size // 12),
@@ -174,8 +174,11 @@ LARGE: dict[str, Callable[[int], str]] = {
 @EVERY_COMPRESSOR
 def test_time_is_linear_on_large_monotonous_texts(compressor: Compressor, case: str) -> None:
     """Ten times the text may take 40 times the time (10, and noise); quadratic time would take 100 times."""
-    small, large = (_measure_seconds(compressor, LARGE[case](size)) for size in (20_000, 200_000))
-    assert large < max(0.35, 40 * small)
+    small, large = (LARGE[case](size) for size in (20_000, 200_000))
+    assert any(
+        _measure_seconds(compressor, large) < 40 * max(_measure_seconds(compressor, small), 0.001)
+        for _ in range(ATTEMPTS)
+    )
 
 
 HOSTILE: dict[str, Callable[[int], str]] = {
@@ -212,15 +215,11 @@ HOSTILE: dict[str, Callable[[int], str]] = {
 @EVERY_COMPRESSOR
 def test_time_is_linear_on_hostile_texts(compressor: Compressor, case: str) -> None:
     """Twenty times the text may take 130 times the time (20, and noise); quadratic time would take 400 times."""
-    gc.collect()
-    gc.disable()  # other objects of the process would be collected, too
-    try:
-        small, large = (
-            min(_measure_seconds(compressor, text) for _ in range(3)) for text in map(HOSTILE[case], (10_000, 200_000))
-        )
-    finally:
-        gc.enable()
-    assert large < 130 * max(small, 0.001)  # less than a millisecond cannot be measured
+    small, large = (HOSTILE[case](size) for size in (10_000, 200_000))
+    assert any(
+        _measure_seconds(compressor, large) < 130 * max(_measure_seconds(compressor, small), 0.001)
+        for _ in range(ATTEMPTS)
+    )
 
 
 def _measure_seconds(compressor: Compressor, text: str) -> float:

@@ -1,15 +1,19 @@
 """The contract of every CLaRa backend: the same results alone and together, cancellation, deadlines, unloading.
 
-A tiny random checkpoint in this process, and the same behind another proxy.
+A tiny random checkpoint in this process, with torch and with MLX, and the same behind another proxy. The reference's
+golden checkpoints, if they are present, in the same places.
 """
 
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import ExitStack, aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import pytest_asyncio
 
@@ -23,12 +27,19 @@ from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.http.exchange import Receive, Scope, Send
 from clara_proxy.proxy.http.remote_clara import RemoteClara
 from clara_proxy.tests import running
+from clara_proxy.tests.compression.clara.conftest import GOLDEN
+from clara_proxy.tests.compression.clara.golden_cases import FILES, read_cases
 from clara_proxy.tests.compression.clara.tiny import make_checkpoint
 from clara_proxy.tests.running import Proxy
 
 UNREACHABLE_URL = "http://127.0.0.1:9/v1"
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "the lamp, 1931", "answering 🙂", "x y z " * 30]
 SECONDS = 60.0
+CHECKPOINTS = sorted(str(folder.relative_to(GOLDEN / "checkpoints")) for folder in GOLDEN.glob("checkpoints/*/*")) or [
+    "absent"
+]
+FindMachine = Callable[[LocalModelConfig], Proxy]
+Open = Callable[[LocalModelConfig, FindMachine], ClaraBackend]
 
 
 @pytest.fixture(scope="module")
@@ -37,28 +48,57 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def machine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def find_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FindMachine]:
+    """Return another machine with a model, started at the first call for it."""
+    machines: dict[str, Proxy] = {}
+    with ExitStack() as stack:
+
+        def find(config: LocalModelConfig) -> Proxy:
+            if config.model not in machines:
+                local: dict[str, Any] = {"model": config.model, "base": config.base, "backend": "cpu"}
+                folder = tmp_path_factory.mktemp("data")
+                proxy = running.run_proxy(UNREACHABLE_URL, folder, **local, api_key="secret")
+                machines[config.model] = stack.enter_context(proxy)
+            return machines[config.model]
+
+        yield find
+
+
+@pytest.fixture(scope="module")
+def machine(checkpoint: Path, find_machine: FindMachine) -> Proxy:
     """Another machine with the model."""
-    local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base"), "backend": "cpu"}
-    with running.run_proxy(UNREACHABLE_URL, tmp_path_factory.mktemp("data"), **local, api_key="secret") as proxy:
-        yield proxy
+    return find_machine(make_config(checkpoint))
 
 
 def make_config(checkpoint: Path) -> LocalModelConfig:
     return LocalModelConfig(str(checkpoint / "clara"), None, str(checkpoint / "base"), "cpu", None, None)
 
 
-def open_local(checkpoint: Path, machine: Proxy) -> ClaraBackend:
-    return LocalClara(make_config(checkpoint), WorkerLimits())
+def open_local(config: LocalModelConfig, find_machine: FindMachine) -> ClaraBackend:
+    return LocalClara(config, WorkerLimits())
 
 
-def open_remote(checkpoint: Path, machine: Proxy) -> ClaraBackend:
-    return RemoteClara(make_config(checkpoint), machine.url, "secret", 256)
+def open_mlx(config: LocalModelConfig, find_machine: FindMachine) -> ClaraBackend:
+    return LocalClara(replace(config, device="mlx"), WorkerLimits())
 
 
-@pytest_asyncio.fixture(params=[open_local, open_remote], ids=["local", "remote"])
-async def clara(request: pytest.FixtureRequest, checkpoint: Path, machine: Proxy) -> AsyncGenerator[ClaraBackend]:
-    backend: ClaraBackend = request.param(checkpoint, machine)
+def open_remote(config: LocalModelConfig, find_machine: FindMachine) -> ClaraBackend:
+    return RemoteClara(config, find_machine(config).url, "secret", 256)
+
+
+# Each backend, and its largest difference from the reference in an embedding of length 1. Tokens must be equal.
+BACKENDS: dict[str, tuple[Open, float]] = {
+    "local": (open_local, 1e-5),
+    "mlx": (open_mlx, 1e-5),
+    "remote": (open_remote, 1e-5),
+}
+
+
+@pytest_asyncio.fixture(params=list(BACKENDS))
+async def clara(
+    request: pytest.FixtureRequest, checkpoint: Path, find_machine: FindMachine
+) -> AsyncGenerator[ClaraBackend]:
+    backend = BACKENDS[request.param][0](make_config(checkpoint), find_machine)
     yield backend
     await backend.aclose()
 
@@ -79,13 +119,17 @@ def make_jobs() -> list[ModelJob]:
     return jobs
 
 
-@pytest_asyncio.fixture
-async def expected(checkpoint: Path) -> list[ClaraAnswer]:
+@pytest.fixture(scope="module")
+def expected(checkpoint: Path) -> list[ClaraAnswer]:
     """The answers of the jobs, one at a time, in this process."""
-    backend = LocalClara(make_config(checkpoint), WorkerLimits())
-    answers = [await backend.run_job(job, SECONDS) for job in make_jobs()]
-    await backend.aclose()
-    return answers
+
+    async def answer_jobs() -> list[ClaraAnswer]:
+        backend = LocalClara(make_config(checkpoint), WorkerLimits())
+        answers = [await backend.run_job(job, SECONDS) for job in make_jobs()]
+        await backend.aclose()
+        return answers
+
+    return asyncio.run(answer_jobs())
 
 
 async def test_jobs_at_once_equal_one_at_a_time(clara: ClaraBackend, expected: list[ClaraAnswer]) -> None:
@@ -95,15 +139,54 @@ async def test_jobs_at_once_equal_one_at_a_time(clara: ClaraBackend, expected: l
     assert any(answer.usage.tokens for answer in answers)
 
 
+@pytest.mark.parametrize("backend", list(BACKENDS))
+@pytest.mark.parametrize("checkpoint_name", CHECKPOINTS)
+async def test_goldens_are_reproduced(checkpoint_name: str, backend: str, find_machine: FindMachine) -> None:
+    """All questions of a checkpoint's goldens are asked at once; texts and tokens equal the reference's."""
+    if not GOLDEN.is_dir():
+        pytest.skip("no golden folder ../shared/clara-format")
+    cases = [case for path in FILES for case in read_cases(path) if case.record["checkpoint"] == checkpoint_name]
+    asked = [case for case in cases if case.is_lossless()]
+    embedded = [pair for case in cases for pair in case.list_embeddings() if pair[0]]  # the API refuses an empty text
+    folder, base = GOLDEN / "checkpoints" / checkpoint_name, GOLDEN / "base" / "tiny-mistral"
+    open_backend, tolerance = BACKENDS[backend]
+    clara = open_backend(LocalModelConfig(str(folder), None, str(base), "cpu", None, None), find_machine)
+    try:
+        answers = await asyncio.gather(*(clara.run_job(job, SECONDS) for case in asked for job in case.make_jobs()))
+        embeddings = await clara.embed([text for text, _ in embedded], SECONDS)
+    finally:
+        await clara.aclose()
+    assert [answer.text for answer in answers] == [text for case in asked for text in case.record.get("outputs", [])]
+    tokens = [row for case in asked if "new_token_ids" in case.arrays for row in case.tokens]
+    assert [list(answer.tokens) for answer in answers] == tokens
+    assert np.abs(np.array(embeddings) - np.array([vector for _, vector in embedded])).max() < tolerance
+
+
 async def test_stream_and_embeddings_agree(clara: ClaraBackend) -> None:
     answer = await clara.answer(DOCUMENTS[:2], "the fox?", 8, SECONDS)
     pieces = [piece async for piece in clara.stream(DOCUMENTS[:2], "the fox?", 8, SECONDS)]
-    assert "".join(piece for piece in pieces[:-1] if isinstance(piece, str)) == answer.text
+    texts = [piece for piece in pieces[:-1] if isinstance(piece, str)]
+    assert "".join(texts) == answer.text
+    assert len(texts) > 2
     assert isinstance(pieces[-1], ClaraAnswer)
     assert (pieces[-1].tokens, pieces[-1].document_tokens) == (answer.tokens, answer.document_tokens)
     vectors = await clara.embed(["the fox", "the river", "the fox"], SECONDS)
     assert vectors[0] == pytest.approx(vectors[2])
     assert sum(value * value for value in vectors[1]) == pytest.approx(1.0)
+
+
+async def test_stream_that_is_left_ends(clara: ClaraBackend) -> None:
+    stream = clara.stream(DOCUMENTS, "long?", 3000, SECONDS)
+    async with aclosing(stream):
+        assert isinstance(await anext(stream), str)
+    assert (await clara.answer(DOCUMENTS[:1], "short?", 3, SECONDS)).tokens
+
+
+async def test_stream_fails_with_the_problem(clara: ClaraBackend) -> None:
+    with pytest.raises(DeadlineError):
+        [piece async for piece in clara.stream(DOCUMENTS, "long?", 4000, 0.2)]
+    with pytest.raises(ClaraError, match="no room for a memory"):
+        [piece async for piece in clara.stream(DOCUMENTS[:1], "why? " * 1000, 4, SECONDS)]
 
 
 async def test_cancelled_job_ends_and_others_go_on(clara: ClaraBackend) -> None:

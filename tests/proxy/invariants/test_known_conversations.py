@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.proxy.pipeline import known_conversations
+from clara_proxy.proxy.pipeline import known_conversations, rewrite
 from clara_proxy.proxy.pipeline.known_conversations import (
     UNKNOWN,
     ConversationMemory,
@@ -17,6 +18,13 @@ from clara_proxy.proxy.pipeline.known_conversations import (
 from clara_proxy.tests.conversations import Json
 from clara_proxy.tests.proxy.inprocess import InProcessProxy, SentRequest
 from clara_proxy.tests.proxy.invariants.cases import ProtocolCase, few_examples
+
+
+@pytest.fixture(autouse=True)
+def remember_short_conversations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewrite, "MIN_REMEMBERED_WORK", 0)
+    monkeypatch.setattr(known_conversations, "MIN_CHECKPOINT_ELEMENTS", 2)
+
 
 OWNERS = ("first-owner", "second-owner")
 HEADERS = ({"x-clara-min-tokens": "60"}, {"x-clara-min-tokens": "60", "x-clara-retrieve": "url"})
@@ -66,6 +74,40 @@ def test_restarted_proxy_forwards_the_same_bytes(case: ProtocolCase, data: st.Da
         proxy.settings = default_settings
 
 
+@settings(few_examples, max_examples=5)
+@given(st.data())
+def test_what_one_owner_sent_is_new_for_another(case: ProtocolCase, data: st.DataObject) -> None:
+    """Neither results nor the amount of work tell an owner that another one has sent the same messages."""
+    body, proxy = data.draw(case.protocol.bodies), case.plain
+    count = case.count_messages(body)
+    lengths = sorted(data.draw(st.sets(st.integers(1, count), max_size=3)) | {count})
+    alone, beside = list[object](), list[object]()
+    for results, has_other in ((alone, False), (beside, True)):
+        proxy.restart()
+        known_counts = record_known_counts(proxy.compressor.memory)
+        for length in lengths:
+            if has_other:  # the other owner sends the same prefix first, and is one turn ahead
+                send_step(case, proxy, body, Step(OWNERS[0], length, None, HEADERS[0]))
+                send_step(case, proxy, body, Step(OWNERS[0], count, None, HEADERS[0]))
+            known_counts.clear()
+            sent = send_step(case, proxy, body, Step(OWNERS[1], length, None, HEADERS[0]))
+            results.append((visible_result(sent), list(known_counts)))
+    assert beside == alone
+
+
+def record_known_counts(memory: ConversationMemory) -> list[int]:
+    """Record how many elements of each request from now on are known."""
+    counts, find = list[int](), memory.find
+
+    def find_and_record(elements: Elements) -> KnownConversation:
+        known = find(elements)
+        counts.append(known.element_count)
+        return known
+
+    memory.find = find_and_record  # type: ignore[method-assign]
+    return counts
+
+
 SHORT_EPOCHS = {"epoch_share": 0.01, "epoch_price": 0.5}
 
 
@@ -79,6 +121,24 @@ def send_step(case: ProtocolCase, proxy: InProcessProxy, body: Json, step: Step)
 
 def message(text: str) -> Json:
     return {"role": "user", "content": text}
+
+
+def test_requests_that_share_all_but_their_last_message_share_its_results(case: ProtocolCase) -> None:
+    shared = [{"role": ("user", "assistant")[number % 2], "content": f"message {number} " * 200} for number in range(6)]
+    proxy = case.plain
+    proxy.restart()
+    known_counts = record_known_counts(proxy.compressor.memory)
+
+    def send(*last: Json) -> bytes:
+        body = {"model": "gpt-4o", case.protocol.list_key: [*shared, *last]}
+        return proxy.send(orjson.dumps(body), HEADERS[0], OWNERS[0]).forwarded
+
+    bodies = [send(message("a question")), send(message("another one"))]
+    bodies.append(send(message("a question"), {"role": "assistant", "content": "its answer"}, message("go on")))
+    bodies.append(send(message("a third one")))  # the first branch has grown, and the shared part is still known
+    assert known_counts == [0, 6, 7, 6]
+    proxy.compressor.memory.clear()
+    assert send(message("another one")) == bodies[1]
 
 
 def test_longest_prefix_of_the_same_scope_is_found() -> None:

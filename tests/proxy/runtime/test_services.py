@@ -126,6 +126,17 @@ async def test_model_that_cannot_be_loaded_is_refused_at_start(
     assert local_model.describe_problem(Settings(data_dir=tmp_path, model="clara-nano")) == ""
 
 
+@pytest.mark.parametrize(("backend", "extra"), [("cpu", "clara"), ("mlx", "mlx")])
+def test_backend_without_its_library_names_the_extra(
+    backend: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(data_dir=tmp_path, backend=backend, model="clara-nano")
+    assert local_model.describe_problem(settings) == ""
+    monkeypatch.setattr(local_model, "find_spec", lambda name: None)  # pyright: ignore[reportUnknownLambdaType]
+    assert f"pip install 'clara-proxy[{extra}]'" in local_model.describe_problem(settings)
+    assert local_model.resolve_local_model(Settings(data_dir=tmp_path, backend=backend)) is None
+
+
 def test_missing_shard_is_found_at_start(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
     base = tmp_path / "base"

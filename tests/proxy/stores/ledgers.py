@@ -87,7 +87,7 @@ def random_rows(draw: st.DrawFn) -> Row:
         protocol=draw(st.sampled_from(["chat", "messages", "compress"])),
         tokens_estimated=draw(st.booleans()),
     )
-    usage, baseline = (draw(st.none() | st.builds(Usage, input=TOKENS, output=TOKENS)) for _ in range(2))
+    usage, baseline = (draw(st.none() | st.tuples(TOKENS, TOKENS).map(lambda counts: Usage(*counts))) for _ in range(2))
     drawn = apply_bill(unbilled, usage, draw(st.none() | st.just(PRICE)), None if is_observed else baseline)
     return mark_as_shadow(drawn, "another", {}) if draw(st.integers(0, 4)) == 0 else drawn
 

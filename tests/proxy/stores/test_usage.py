@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -43,7 +42,7 @@ def test_every_format_gives_the_same_usage(usage: Usage) -> None:
         "output_tokens_details": chat["completion_tokens_details"],
     }
     assert read_usage(anthropic(usage)) == usage
-    assert read_usage(chat) == read_usage(responses) == replace(usage, cache_write_hour=None)
+    assert read_usage(chat) == read_usage(responses) == usage._replace(cache_write_hour=None)
 
 
 def test_a_streamed_usage_is_merged() -> None:

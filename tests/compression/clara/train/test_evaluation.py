@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.loading import ModelSource, Placement, load_model
+from clara_proxy.compression.clara.loading import load_model
+from clara_proxy.compression.clara.model_source import ModelSource, Placement
 from clara_proxy.compression.clara.train import evaluation, initial_network, run_stage, stages
 from clara_proxy.compression.clara.train.collate import Stage, StageBatch, TokenLimits, collate_examples
 from clara_proxy.compression.clara.train.trainer import TrainingPlan

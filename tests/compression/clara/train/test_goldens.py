@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
-from clara_proxy.compression.clara.loading import LoadedModel, ModelSource, Placement, load_model
+from clara_proxy.compression.clara.loading import load_model
+from clara_proxy.compression.clara.model_source import LoadedModel, ModelSource, Placement
 from clara_proxy.compression.clara.train.collate import Stage, StageBatch, TokenLimits, collate_examples
 from clara_proxy.compression.clara.train.encoder_rows import IGNORED_LABEL
 from clara_proxy.compression.clara.train.initial_network import network_from_checkpoint

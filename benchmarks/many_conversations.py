@@ -1,0 +1,107 @@
+"""Show that memory stays bounded over many distinct conversations: requests through the pipeline, without HTTP.
+
+    python -m clara_proxy.benchmarks.many_conversations [--conversations 100000]
+
+Each conversation has two turns of some 1 KB, with text that is counted, planned and remembered. The table shows the
+resident memory of the process, the estimated size of the remembered conversations, and the processor time a request.
+The last line is JSON.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from ..compression import memo
+from ..config.settings import Settings
+from ..proxy.app import create_app
+from ..proxy.http import request_options
+from ..proxy.http.request_context import RequestContext
+from ..proxy.pipeline import rewrite
+from ..proxy.pipeline.rewrite import BodyRewriter
+from ..proxy.protocols import chat
+from ..proxy.protocols.request_json import parse_request
+from .load import NONCE, SMALL, build_chat
+
+OWNERS = 100
+SAMPLES = 10
+
+
+class Sample(NamedTuple):
+    """The state after some conversations: MB of memory, MB remembered, and microseconds a request."""
+
+    conversations: int
+    rss_mb: float
+    remembered_mb: float
+    cpu_us: float
+
+
+def _read_rss_mb() -> float:
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def _build_turns(number: int) -> list[bytes]:
+    """Return the bodies of the two turns of a conversation."""
+    body = orjson.loads(build_chat(SMALL, streamed=False).replace(NONCE.encode(), b"%08d" % number))
+    first = orjson.dumps(body)
+    answer = {"role": "assistant", "content": f"Answer {number}: see above."}
+    body["messages"] += [answer, {"role": "user", "content": f"And then, number {number}?"}]
+    return [first, orjson.dumps(body)]
+
+
+async def _send(rewriter: BodyRewriter, settings: Settings, raw: bytes, owner: str) -> None:
+    options = request_options.build_default_options(settings)
+    context = RequestContext("/v1/chat/completions", options, protocol="chat", model="gpt-4o")
+    body = parse_request(raw)
+    assert body is not None
+    memo.owner.set(owner)
+    await rewriter.rewrite_body(context, raw, body, owner)
+    context.status = 200
+    context.record_reply({"usage": {"prompt_tokens": 300, "completion_tokens": 20}})
+    context.build_row()
+
+
+async def measure_memory(conversations: int) -> list[Sample]:
+    """Send the conversations one after another, by several owners in turn; return samples at equal distances."""
+    samples: list[Sample] = []
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(data_dir=Path(folder), model="none", log_level="error")
+        app: Any = create_app(settings)
+        async with app.router.lifespan_context(app):
+            compressor = app.state.services.conversation_compressor
+            rewriter = BodyRewriter(settings, compressor, adapter=chat.ADAPTER)
+            start = time.process_time()
+            step = max(1, conversations // SAMPLES)
+            for number in range(1, conversations + 1):
+                for raw in _build_turns(number):
+                    await _send(rewriter, settings, raw, f"owner-{number % OWNERS}")
+                if number % step == 0:
+                    cpu_us = 1e6 * (time.process_time() - start) / step / 2
+                    samples.append(Sample(number, _read_rss_mb(), compressor.memory.size / 2**20, cpu_us))
+                    start = time.process_time()
+    return samples
+
+
+def main() -> None:
+    """Measure, print the table, and end with one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--conversations", type=int, default=100_000)
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    rewrite.MIN_REMEMBERED_WORK = 0  # short conversations are remembered, too
+    samples = asyncio.run(measure_memory(options.conversations))
+    print(f"{'conversations':>14}{'RSS MB':>10}{'remembered MB':>16}{'cpu us':>10}")
+    for sample in samples:
+        print(f"{sample.conversations:14}{sample.rss_mb:10.1f}{sample.remembered_mb:16.1f}{sample.cpu_us:10.0f}")
+    print(json.dumps([sample._asdict() for sample in samples]))
+
+
+if __name__ == "__main__":
+    main()
