@@ -36,6 +36,7 @@ from . import (
     service,
     show,
     train,
+    update_check,
     vector_stores,
 )
 from . import config as config_commands
@@ -193,8 +194,9 @@ def demo(
 def wrap(context: typer.Context, config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
     """Run a command behind a temporary proxy and print the savings.
 
-    Known clients (claude, codex, opencode, aider, openhands, qwen, goose, crush, ...) get every variable and option
-    that they need. Any other command must read OPENAI_BASE_URL or ANTHROPIC_BASE_URL.
+    Known clients (claude, codex, opencode, aider, openhands, ...) get every setting that they need.
+
+    Any other command must read OPENAI_BASE_URL or ANTHROPIC_BASE_URL.
     """
     if not context.args:
         exit_with_error("no command given; use `clara-proxy wrap -- CMD ARGS`", 2)
@@ -271,6 +273,7 @@ app.command()(replay.replay)
 app.command()(train.train)
 app.command("eval")(evaluation.evaluate)
 app.command()(mcp.mcp)
+app.command("update-check")(update_check.update_check)
 app.command()(reference.reference)
 app.add_typer(service.app, name="service")
 app.add_typer(config_commands.app, name="config")
