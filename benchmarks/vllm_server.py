@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..compression.clara.export import export_checkpoint
-from ..compression.clara.loading import ModelSource
+from ..compression.clara.model_source import ModelSource
 from .servers import Server, find_free_port, kill_session
 
 START_SECONDS = 240.0

@@ -51,7 +51,8 @@ NO_USAGE = ModelUsage()
 class CompressedPassage:
     """Pieces of a passage in order, and the gaps between them; the original has `total` units.
 
-    `compressor` names the one that made it, if that is not the one that was asked.
+    `compressor` names the one that made it, if that is not the one that was asked, and `fallback` the reason. With
+    `is_inline` the pieces are words that hold their own blanks, and stand in one line with the next.
     """
 
     parts: tuple[str | Gap, ...]
@@ -59,6 +60,8 @@ class CompressedPassage:
     unit: str
     usage: ModelUsage = NO_USAGE
     compressor: str = ""
+    fallback: str = ""
+    is_inline: bool = False
 
 
 class Compressor(Protocol):

@@ -12,7 +12,7 @@ from pydantic_settings import NoDecode
 from . import outbound_proxy
 
 KEY_BYTES = 32
-Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent"]
+Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent", "prune"]
 Role = Literal["tool", "user", "assistant"]
 RetrieveMode = Literal["auto", "tool", "url", "none"]
 

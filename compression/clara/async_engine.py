@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..compressor import ModelUsage
+from ..worker import WorkerLimits, WorkerStatus
 from . import locate, resources
 from .exceptions import ClaraError, DeadlineError, UnknownRateError
 from .jobs import ModelCost, ModelJob
 from .locate import NANO_NAME
 from .processor import choose_thread_count
-from .worker import Worker, WorkerLimits, WorkerStatus
+from .worker import Worker
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

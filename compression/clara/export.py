@@ -20,8 +20,8 @@ from .checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER, Checkpo
 from .checkpoint_config import CheckpointConfig, read_checkpoint_config
 from .decoder_config import DecoderConfig, read_decoder_config, read_json
 from .exceptions import CheckpointError
-from .loading import ModelSource
 from .lora import LoraPair
+from .model_source import ModelSource
 from .tokenizer import ClaraTokenizer, MemoryTokenSpec
 
 ExportTarget = Literal["vllm", "mlx"]

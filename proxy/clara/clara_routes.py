@@ -23,8 +23,8 @@ from ...compression import embeddings
 from ...compression.clara.async_engine import ClaraBackend
 from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError, UnknownRateError
 from ...compression.clara.jobs import ModelCost
-from ...compression.clara.worker import WorkerStatus
 from ...compression.compressor import ModelUsage
+from ...compression.worker import WorkerStatus
 from ..access import authentication
 from ..http import json_body, request_options
 from ..http.request_context import RequestContext

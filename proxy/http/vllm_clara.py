@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ...compression.clara.async_engine import LocalClara, LocalModelConfig
 from ...compression.clara.exceptions import ClaraError, DeadlineError, QueueFullError, UnknownRateError
 from ...compression.clara.jobs import ModelCost, ModelJob
-from ...compression.clara.worker import Worker, WorkerLimits, WorkerStatus
+from ...compression.clara.worker import Worker
+from ...compression.worker import WorkerLimits, WorkerStatus
 from .vllm_decoders import VllmDecoders
 from .vllm_generation import Generation
 

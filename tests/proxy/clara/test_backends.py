@@ -1,6 +1,6 @@
 """The contract of every CLaRa backend: the same results alone and together, cancellation, deadlines, unloading.
 
-A tiny random checkpoint in this process, with torch and with MLX, the same behind another proxy, and the same decoded by
+A tiny random checkpoint in this process, in torch and MLX, the same behind another proxy, and the same decoded by
 vLLM: a double of it, or the real one with `CLARA_TEST_VLLM`, the path of its command (`benchmarks/vllm.py`). The
 reference's golden checkpoints, if they are present, in the same places; the real vLLM has no kernels for their heads.
 """
@@ -27,7 +27,7 @@ from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, UnknownRateError
 from clara_proxy.compression.clara.jobs import ModelJob
 from clara_proxy.compression.clara.model_source import ModelSource
-from clara_proxy.compression.clara.worker import WorkerLimits
+from clara_proxy.compression.worker import WorkerLimits
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.http.exchange import Receive, Scope, Send
 from clara_proxy.proxy.http.remote_clara import RemoteClara

@@ -23,7 +23,7 @@ from clara_proxy.compression.clara.decoding import GeneratedRow
 from clara_proxy.compression.clara.embedded_prompt import EmbeddedPrompt
 from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError
 from clara_proxy.compression.clara.jobs import ModelJob
-from clara_proxy.compression.clara.worker import WorkerLimits
+from clara_proxy.compression.worker import WorkerLimits
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.http import vllm_decoders
