@@ -41,7 +41,8 @@ from ..compression.clara.model_source import LoadedModel
 from ..compression.clara.prompt_layout import plan_prompt
 from ..compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
 from ..compression.clara.weight_quantization import make_linear
-from ..compression.clara.worker import Worker, WorkerLimits
+from ..compression.clara.worker import Worker
+from ..compression.worker import WorkerLimits
 
 Result = TypeVar("Result")
 MAX_DOCUMENT_TOKENS, MEMORY_TOKENS, RANK = 256, 16, 16

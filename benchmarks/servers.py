@@ -111,7 +111,8 @@ def wait_until_idle(server: Server, timeout_s: float = 30.0) -> None:
             return
 
 
-def _kill_session(process: subprocess.Popen[bytes]) -> None:
+def kill_session(process: subprocess.Popen[bytes]) -> None:
+    """Kill all processes of the session that `process` leads."""
     for member in list(iter_processes(process.pid)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(member.pid, signal.SIGKILL)
@@ -159,7 +160,7 @@ def run_server(command: Command) -> Generator[Server]:
         _wait_for_answer(process, url, command.timeout_s)
         yield Server(command.name, url, process, time.monotonic() - start)
     finally:
-        _kill_session(process)
+        kill_session(process)
 
 
 def try_to_start(stack: contextlib.ExitStack, command: Command) -> Server | None:

@@ -18,6 +18,7 @@ class Task:
     `question` is the reason the passage was fetched, and may be empty. `target` is in tokens; a compressor that cannot
     reach it without losing important text stays above it. `count` counts tokens in the vocabulary of the request's
     model. With `fills_target`, the whole target is spent; otherwise only on text that is worth its tokens.
+    `skips`: the lines that `text` lacks, as offsets in it and numbers of lines.
     """
 
     text: str
@@ -25,6 +26,7 @@ class Task:
     target: int
     count: CountFunction
     fills_target: bool = True
+    skips: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ NO_USAGE = ModelUsage()
 class CompressedPassage:
     """Pieces of a passage in order, and the gaps between them; the original has `total` units.
 
-    `compressor` names the one that made it, if that is not the one that was asked.
+    `compressor` names the one that made it, if that is not the one that was asked, and `fallback` the reason. With
+    `is_inline` the pieces are words that hold their own blanks, and stand in one line with the next.
     """
 
     parts: tuple[str | Gap, ...]
@@ -57,6 +60,8 @@ class CompressedPassage:
     unit: str
     usage: ModelUsage = NO_USAGE
     compressor: str = ""
+    fallback: str = ""
+    is_inline: bool = False
 
 
 class Compressor(Protocol):

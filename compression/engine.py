@@ -35,7 +35,7 @@ class CompressionJob:
     """A passage to compress to `target` tokens; `fetch_hint` is the marker's reference to the original, if any.
 
     `is_unanswered` is True if no model's answer follows the passage, so that its outcome may still change.
-    `fills_target` is as in `Task`.
+    `fills_target` is as in `Task`. Without `may_extract`, extraction does not replace a model that fails.
     """
 
     text: str
@@ -45,12 +45,14 @@ class CompressionJob:
     token_counter: TokenCounter
     fills_target: bool = True
     is_unanswered: bool = False
+    may_extract: bool = True
 
 
 class Outcome(NamedTuple):
     """The result of a job: compressed text of `tokens` tokens, or None and the reason.
 
-    `seconds` of a thread and the model's `usage` are 0 if the outcome comes from the cache.
+    `seconds` of a thread and the model's `usage` are 0 if the outcome comes from the cache. `fallback` is why
+    another compressor than the mode's made the text.
     """
 
     text: str | None
@@ -60,6 +62,7 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
     usage: ModelUsage = NO_USAGE
     from_cache: bool = False
+    fallback: str = ""
 
 
 class Engine:
@@ -163,7 +166,8 @@ def run_job(
     seconds = perf_counter() - started
     if tokens > MAX_SIZE_RATIO * tokens_before or tokens >= tokens_before:
         return _leave_unchanged(job, "no-gain", compressor.name, seconds)._replace(usage=compressed.usage)
-    return Outcome(text, tokens, compressed.compressor or compressor.name, None, seconds, compressed.usage)
+    name = compressed.compressor or compressor.name
+    return Outcome(text, tokens, name, None, seconds, compressed.usage, fallback=compressed.fallback)
 
 
 def _estimate_bytes(outcome: Outcome) -> int:

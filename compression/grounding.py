@@ -177,13 +177,13 @@ def _extract_literals(sentence: str) -> list[Spellings]:
     texts = [piece.strip(" \t.,;:!?") for quotation in quotations for piece in _ELLIPSIS.split(quotation)]
     plain = _THOUSANDS_NUMBER.sub(_join_thousands, plain)
     texts += [match[0] for pattern in (_DATE, _QUANTITY, _CALENDAR_NAME) for match in pattern.finditer(plain)]
-    texts += [literal for match in _NON_BLANK_RUN.finditer(plain) if (literal := _extract_run_literal(match[0]))]
+    texts += [literal for match in _NON_BLANK_RUN.finditer(plain) if (literal := extract_run_literal(match[0]))]
     number_words = [_spell_number(match[0]) for match in _SPELLED_NUMBER.finditer(plain)]
     return [(_tokenize(text),) for text in texts if _WORD_CHARACTER.search(text)] + number_words
 
 
-def _extract_run_literal(chunk: str) -> str:
-    """Return the literal in a run of characters without blanks, or ""."""
+def extract_run_literal(chunk: str) -> str:
+    """Return the literal (a number, a path, an id, ...) in a run of characters without blanks, or ""."""
     core = chunk.lstrip(_LEADING_PUNCTUATION)
     core = core.rstrip(_TRAILING_PUNCTUATION).removesuffix("'s")
     compound = _NUMBER_COMPOUND.match(core)

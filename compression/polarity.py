@@ -85,6 +85,11 @@ _STOP_WORDS = frozenset(_STOP_WORD_LIST.split())
 _SUFFIXES = ("ations", "ation", "ings", "ing", "edly", "ies", "ied", "ers", "ed", "es", "ly", "er", "s", "e", "y")
 
 
+def is_negation(word: str) -> bool:
+    """Return True if a word by itself denies what it stands with: not, never, without, isn't."""
+    return _NEGATION.fullmatch(word) is not None
+
+
 class _Sentence(NamedTuple):
     """A sentence and the signs of its clauses; without words of content it is a remark such as "Never!"."""
 

@@ -61,7 +61,8 @@ class Rules:
     Without `ratio` and `budget`, the kind of content decides the size of a tool output. With `file_tools` None, file
     reads are compressed like other outputs. `epoch_price` is the cost of writing a token to the provider's cache, in
     tokens read from it; 0 disables pruning. Without `can_fetch`, neither the model nor its client can get omitted text
-    back, and whatever shows files stays verbatim.
+    back, and whatever shows files stays verbatim. Kinds of content in `pruned_kinds` are not kept whole:
+    a pruner decides.
     """
 
     ratio: float | None
@@ -74,6 +75,7 @@ class Rules:
     epoch_tokens: int
     epoch_price: float = 0.0
     can_fetch: bool = True
+    pruned_kinds: frozenset[str] = frozenset()
 
     @property
     def min_dedup_tokens(self) -> float:
@@ -132,7 +134,10 @@ def _choose_target(passage: Passage, tokens: int, rules: Rules, *, old: bool) ->
     if rules.ratio or rules.budget or old or passage.tag_action is not None:
         return max(1, int(tokens / (rules.ratio or DEFAULT_RATIO)))
     if passage.role == "tool":
-        return compute_kind_target(registry.classify_content(passage.text), tokens)
+        kind = registry.classify_content(passage.text)
+        if kind in rules.pruned_kinds:
+            return max(1, int(tokens / DEFAULT_RATIO))
+        return compute_kind_target(kind, tokens)
     return max(MIN_MATERIAL_TOKENS, int(tokens / DEFAULT_RATIO)) if tokens > MIN_MATERIAL_TOKENS else None
 
 

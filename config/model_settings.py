@@ -1,4 +1,4 @@
-"""Settings of the local CLaRa model."""
+"""Settings of the local models: CLaRa and a pruner."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,8 +8,10 @@ from pydantic_settings import BaseSettings
 
 from .setting_types import (
     accept_yaml_false,
+    require_scheme,
     validate_backend,
     validate_keep_alive,
+    validate_urls,
 )
 
 
@@ -18,9 +20,9 @@ class ModelSettings(BaseSettings):
 
     model: str | None = Field(
         default=None,
-        description="Local CLaRa model: a directory or a hub repository such as `apple/CLaRa-7B-Instruct`; "
-        "`none` disables it. By default `clara-nano` from the package, if the extra `[clara]` is "
-        "installed.",
+        description="Local CLaRa or PISCO model: a directory or a hub repository such as `apple/CLaRa-7B-Instruct` or "
+        "`naver/pisco-mistral`; `none` disables it. By default `clara-nano` from the package, if the extra `[clara]` "
+        "is installed.",
     )
     subfolder: str | None = Field(
         default=None, description="Compression rate of the checkpoint, for example `compression-16`."
@@ -30,11 +32,16 @@ class ModelSettings(BaseSettings):
     )
     backend: Annotated[str, AfterValidator(validate_backend)] = Field(
         default="auto",
-        description="Device for CLaRa: `auto`, `cuda`, `mps` or `cpu`; `mlx` for Apple's GPUs without torch; or the "
-        "URL of a clara-proxy on another machine, which then does CLaRa's work.",
+        description="Device for CLaRa: `auto`, `cuda`, `mps` or `cpu`; `mlx` for Apple's GPUs without torch; `vllm` to "
+        "generate on the servers of `CLARA_VLLM_URL`; or the URL of a clara-proxy on another machine, which then does "
+        "CLaRa's work.",
+    )
+    vllm_url: Annotated[str | None, AfterValidator(validate_urls)] = Field(
+        default=None,
+        description="vLLM servers that generate CLaRa's answers with `CLARA_BACKEND=vllm`: URLs, separated by commas.",
     )
     backend_key: str | None = Field(
-        default=None, repr=False, description="API key of that other clara-proxy, if it requires one."
+        default=None, repr=False, description="API key of that other clara-proxy, or of the vLLM servers."
     )
     quantization: Annotated[Literal["no", "int8", "int4"] | None, accept_yaml_false("no")] = Field(
         default=None,
@@ -60,6 +67,12 @@ class ModelSettings(BaseSettings):
     latents: Literal["exact", "int8"] = Field(
         default="exact", description="Storage format of compressed documents: `exact`, or `int8` at half the size."
     )
+    latents_url: Annotated[str | None, require_scheme("redis", "rediss", "unix")] = Field(
+        default=None,
+        repr=False,
+        description="Redis in which proxies share compressed documents: `redis://...`. It needs memory of its own, "
+        "apart from the originals.",
+    )
     latents_memory_mb: int = Field(
         default=256, ge=0, description="Memory for compressed documents that were used lately, in MiB."
     )
@@ -78,11 +91,22 @@ class ModelSettings(BaseSettings):
     clara_deadline_ms: int = Field(
         default=30_000,
         ge=1,
-        description="Time limit for a passage in the modes `answer` and `summary`, without `x-clara-deadline-ms`; a "
-        "late passage is extracted, and CLaRa goes on for when it is asked again.",
+        description="Time limit for a passage in the modes `answer`, `summary` and `prune`, without "
+        "`x-clara-deadline-ms`; a late passage is extracted, and the model goes on for when it is asked again.",
     )
     clara_timeout: float = Field(default=120, gt=0, description="Time limit for an answer by CLaRa, in seconds.")
     clara_queue: int = Field(default=256, ge=1, description="Requests that may wait for CLaRa; further ones get a 429.")
+    pruner: str | None = Field(
+        default=None,
+        description="Pruner of the mode `prune`: a directory or a hub repository of `clara-proxy models list`.",
+    )
+    pruner_threshold: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Probability above which the pruner keeps a word, a sentence or a line if no ratio is asked for; "
+        "by default the model's own.",
+    )
     api_key: str | None = Field(
         default=None, repr=False, description="API key for CLaRa's own endpoints; without it they are open."
     )

@@ -17,6 +17,11 @@ class RequestSettings(BaseSettings):
     """What the proxy does with a request that does not say so in a header."""
 
     mode: Annotated[Mode, accept_yaml_false("off")] = Field(default="auto", description="Default of `x-clara-mode`.")
+    auto: Literal["prune"] | None = Field(
+        default=None,
+        description="With `prune`, the mode `auto` means `prune`, by the pruner of `CLARA_PRUNER`; by default"
+        " `extract`, or `answer` with a CLaRa model and a GPU.",
+    )
     ratio: float | None = Field(
         default=None,
         ge=1,

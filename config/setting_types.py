@@ -12,7 +12,7 @@ from pydantic_settings import NoDecode
 from . import outbound_proxy
 
 KEY_BYTES = 32
-Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent"]
+Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent", "prune"]
 Role = Literal["tool", "user", "assistant"]
 RetrieveMode = Literal["auto", "tool", "url", "none"]
 
@@ -78,10 +78,23 @@ def validate_encryption_keys(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def validate_backend(value: str) -> str:
-    """Return the value; ValueError unless it is the name of a device, or the URL of another proxy."""
-    if value not in ("auto", "cuda", "mps", "mlx", "cpu") and not value.startswith(("http://", "https://")):
-        raise ValueError("must be auto, cuda, mps, mlx, cpu, or the URL of a clara-proxy")
+    """Return the value; ValueError unless it is the name of a device or engine, or the URL of another proxy."""
+    if value not in ("auto", "cuda", "mps", "mlx", "cpu", "vllm") and not value.startswith(("http://", "https://")):
+        raise ValueError("must be auto, cuda, mps, mlx, cpu, vllm, or the URL of a clara-proxy")
     return value
+
+
+def validate_urls(value: str | None) -> str | None:
+    """Return the value; ValueError unless it is a list of URLs, separated by commas."""
+    if value is not None and not all(split_urls(value)):
+        raise ValueError("must be URLs that begin with http:// or https://, separated by commas")
+    return value
+
+
+def split_urls(value: str) -> list[str]:
+    """Return the URLs in a comma-separated list; "" for an invalid entry."""
+    urls = [url.strip() for url in value.split(",")]
+    return [url if url.startswith(("http://", "https://")) else "" for url in urls]
 
 
 def validate_keep_alive(value: float) -> float:

@@ -25,6 +25,7 @@ LAYERS = (  # lowest first; the longest matching name decides
     "proxy.memory",
     "proxy.pipeline",
     "proxy.runtime",
+    "proxy.evaluation",
     "proxy.clara",
     "proxy.dashboard",
     "proxy.endpoints",
@@ -99,10 +100,16 @@ def test_modules_and_functions_are_short(path: Path) -> None:
     assert not {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES}
 
 
-def test_only_clara_imports_torch_and_only_integrations_litellm() -> None:
+def test_only_models_import_torch_and_only_integrations_litellm() -> None:
     for path in FILES:
         names = absolute_imports(path)
-        assert "clara" in path.parts or not names & {"torch", "mlx", "transformers", "accelerate", "safetensors"}, path
+        assert {"clara", "pruners"} & set(path.parts) or not names & {
+            "torch",
+            "mlx",
+            "transformers",
+            "accelerate",
+            "safetensors",
+        }, path
         assert "integrations" in path.parts or not names & {"litellm"}, path
 
 

@@ -51,11 +51,11 @@ def test_required_dependencies_exclude_torch_and_transformers() -> None:
     assert "transformers" not in required
 
 
-def test_only_training_depends_on_transformers_and_accelerate() -> None:
+def test_only_training_and_pruners_depend_on_transformers_or_accelerate() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    for library in ("transformers", "accelerate"):
+    for library, users in (("transformers", {"train", "pruners", "dev"}), ("accelerate", {"train", "dev"})):
         names = {name for name, packages in extras.items() if any(item.startswith(library) for item in packages)}
-        assert names == {"train", "dev"}, library
+        assert names == users, library
     assert "clara-proxy[clara]" in extras["train"]
 
 

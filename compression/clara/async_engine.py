@@ -4,7 +4,6 @@ Importing this module does not load torch; the worker's thread does, at the firs
 """
 
 import asyncio
-import math
 import threading
 import time
 from collections import Counter
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..compressor import ModelUsage
+from ..worker import WorkerLimits, WorkerStatus
 from . import locate, resources
 from .exceptions import ClaraError, DeadlineError, UnknownRateError
 from .jobs import ModelCost, ModelJob
 from .locate import NANO_NAME
 from .processor import choose_thread_count
-from .worker import Worker, WorkerLimits, WorkerStatus
+from .worker import Worker
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .latent_store import LatentStore
     from .latents import Latents
     from .quantized_weights import QuantizedWeightStore
+    from .shared_latents import SharedLatents
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class LocalModelConfig:
     latents_disk_bytes: int = 1 << 33
     quantized_folder: Path | None = None
     quantized_disk_bytes: int = 1 << 34
+    shared_latents: "SharedLatents | None" = None
 
 
 class ClaraAnswer(NamedTuple):
@@ -167,7 +169,7 @@ class LocalClara:
         self._store_lock = threading.Lock()
         self.device, self.dtype = "", ""
         self.load_seconds: float | None = None
-        self.worker = Worker(self._load_model, limits)
+        self.worker = self._create_worker()
         self._rates: dict[int, str | None] = {}
         self._siblings: dict[int, LocalClara] = {}
 
@@ -205,6 +207,9 @@ class LocalClara:
             self._siblings[rate] = LocalClara(config, self._limits, self)
         return self._siblings[rate]
 
+    def _create_worker(self) -> Worker:
+        return Worker(self._load_model, self._limits)
+
     def _load_model(self) -> "Clara":
         from .clara import Clara  # noqa: PLC0415 - slow; the worker loads it at the first job
 
@@ -229,14 +234,15 @@ class LocalClara:
 
     def _open_store(self) -> "LatentStore":
         """Return the store of latents, shared by all rates and opened once."""
-        from .latent_store import LatentStore  # noqa: PLC0415 - loads torch, or numpy
+        from .shared_latents import SharingLatentStore  # noqa: PLC0415 - loads torch, or numpy
 
         if self._parent is not None:
             return self._parent._open_store()
         config = self.config
         with self._store_lock:
             if self._store is None:
-                self._store = LatentStore(
+                self._store = SharingLatentStore(
+                    config.shared_latents,
                     config.latents_folder,
                     precision=config.latents_precision,
                     memory_bytes=config.latents_memory_bytes,
@@ -295,7 +301,7 @@ class LocalClara:
         """
         job = ModelJob("compress", list(texts), max_document_tokens=max_tokens)
         latents = await self._compress(job, seconds, cost or ModelCost())
-        return await asyncio.to_thread(_build_embeddings, latents)
+        return await asyncio.to_thread(latents.embed_documents)
 
     def status(self) -> dict[str, Any]:
         """Return the state of model and worker; never loads the model."""
@@ -385,13 +391,6 @@ async def _get_before(pieces: "asyncio.Queue[str | None]", deadline: float) -> s
         return await asyncio.wait_for(pieces.get(), max(0.0, deadline - time.monotonic()))
     except TimeoutError:
         raise DeadlineError("the deadline passed before the answer was complete") from None
-
-
-def _build_embeddings(latents: "Latents") -> list[list[float]]:
-    """Return the mean vector of each document, scaled to length 1."""
-    means: list[list[float]] = [mean.tolist() for mean in latents.average_documents()]
-    lengths = [math.hypot(*mean) or 1.0 for mean in means]
-    return [[value / length for value in mean] for mean, length in zip(means, lengths, strict=True)]
 
 
 def _build_ask_job(latents: "Latents", question: str, max_new_tokens: int) -> ModelJob:

@@ -7,27 +7,24 @@ module does not load torch: the worker owns the model.
 """
 
 import re
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
-from dataclasses import replace
-from itertools import pairwise
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import grounding
-from ..compressor import NO_USAGE, CompressedPassage, Compressor, Gap, ModelUsage, Task
-from ..extract import numbered_documents
-from ..extract.envelopes import EnvelopeCompressor
-from ..extract.plain_text import PlainTextCompressor
-from ..extract.prose import ProseCompressor
-from .exceptions import ClaraError, DeadlineError
+from ..compressor import CompressedPassage, Gap, ModelUsage, Task
+from ..model_compression import (
+    FindCompressor,
+    extract_instead,
+    find_headings,
+    is_prose,
+    split_documents,
+    wait_for_job,
+)
 from .jobs import ModelCost, ModelJob
 
 if TYPE_CHECKING:
     from .clara import Reply
-
-FindCompressor = Callable[[str], Compressor]
-MODEL_COMPRESSORS = frozenset({"answer", "summary"})
 
 _SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*(?=\s)|[\n\u3002\uff01\uff1f]")
 _NUMBER = re.compile(r"\d+")
@@ -67,10 +64,10 @@ class AnswerCompressor:
         Raises the worker's errors: `QueueFullError`, `DeadlineError` after `timeout`, `ClaraError`.
         """
         extractor = self._find_extractor(task.text)
-        headings = _find_headings(task.text, extractor)
-        documents = _split_documents(task.text, headings)
-        if not task.question.strip() or not _is_prose(extractor, documents, self._find_extractor):
-            return _extract(extractor, task)
+        headings = find_headings(task.text, extractor)
+        documents = split_documents(task.text, headings)
+        if not task.question.strip() or not is_prose(extractor, documents, self._find_extractor):
+            return extract_instead(extractor, task)
         job = ModelJob("generate", documents, task.question, max_new_tokens=self._max_new_tokens)
         reply, usage = _run_job(self._worker, job, self._timeout)
         answer = _grounded_text(reply, task.text)
@@ -78,7 +75,7 @@ class AnswerCompressor:
         if answer:
             evidence = extractor.compress(Task(task.text, task.question, max(task.target // 2, 1), task.count))
         if evidence is None:  # an answer without evidence would not say how much was left out
-            return _extract(extractor, task, usage)
+            return extract_instead(extractor, task, usage)
         label = _format_label(answer, _cited_document_numbers(task.text, headings, evidence))
         return CompressedPassage((label, *evidence.parts), evidence.total, evidence.unit, usage)
 
@@ -107,65 +104,20 @@ class SummaryCompressor:
         Raises the worker's errors, as `AnswerCompressor.compress` does.
         """
         extractor = self._find_extractor(task.text)
-        documents = _split_documents(task.text, _find_headings(task.text, extractor))
-        if not _is_prose(extractor, documents, self._find_extractor):
-            return _extract(extractor, task)
+        documents = split_documents(task.text, find_headings(task.text, extractor))
+        if not is_prose(extractor, documents, self._find_extractor):
+            return extract_instead(extractor, task)
         job = ModelJob("paraphrase", documents, template=0, max_new_tokens=self._max_new_tokens)
         reply, usage = _run_job(self._worker, job, self._timeout)
         summary = "" if reply.left_out else _grounded_text(reply, task.text)
         if not summary:
-            return _extract(extractor, task, usage)
+            return extract_instead(extractor, task, usage)
         lines = len(task.text.splitlines())
         return CompressedPassage((_format_label(summary, []), Gap(lines, "lines")), lines, "lines", usage)
 
 
-def _find_headings(text: str, extractor: Compressor) -> list[tuple[int, int]]:
-    """Return the spans of the headings if the passage consists of numbered documents."""
-    is_numbered = extractor.name == numbered_documents.DocumentCompressor.name
-    return numbered_documents.find_headings(text) if is_numbered else []
-
-
-def _is_prose(extractor: Compressor, documents: Sequence[str], find_extractor: FindCompressor) -> bool:
-    """Return True if a passage is prose, or documents without any of another known kind, such as code."""
-    if extractor.name == ProseCompressor.name:
-        return not isinstance(extractor, EnvelopeCompressor)
-    if extractor.name != numbered_documents.DocumentCompressor.name or isinstance(extractor, EnvelopeCompressor):
-        return False
-    kinds = {ProseCompressor.name, PlainTextCompressor.name, numbered_documents.DocumentCompressor.name}
-    return all(find_extractor(_drop_first_line(document)).name in kinds for document in documents)
-
-
-def _drop_first_line(document: str) -> str:
-    """Return a document without the line of its heading."""
-    return document.strip().partition("\n")[2] or document
-
-
-def _extract(extractor: Compressor, task: Task, usage: ModelUsage = NO_USAGE) -> CompressedPassage | None:
-    """Return the extracted passage under the extractor's name, with the usage of a model if its answer is dropped."""
-    compressed = extractor.compress(task)
-    if compressed is None and usage == NO_USAGE:
-        return None
-    compressed = compressed or CompressedPassage((task.text,), 1, "passages")
-    return replace(compressed, usage=usage, compressor=compressed.compressor or extractor.name)
-
-
 def _run_job(worker: JobQueue, job: ModelJob, timeout: float) -> tuple["Reply", ModelUsage]:
-    cost = ModelCost()
-    future = worker.submit(job, deadline=time.monotonic() + timeout, cost=cost)
-    try:
-        reply: Reply = future.result(timeout)
-    except TimeoutError:
-        future.cancel()
-        raise DeadlineError(f"no {job.kind} within {timeout:g} seconds") from None
-    except CancelledError:
-        raise ClaraError("the worker was closed") from None
-    return reply, ModelUsage(cost.tokens, cost.gpu_seconds)
-
-
-def _split_documents(text: str, headings: Sequence[tuple[int, int]]) -> list[str]:
-    """Return the passage's documents, including text before the first heading; without headings, the whole text."""
-    bounds = [0, *(start for start, _ in headings), len(text)]
-    return [text[start:end] for start, end in pairwise(bounds) if not text[start:end].isspace() and end > start]
+    return wait_for_job(lambda deadline, cost: worker.submit(job, deadline=deadline, cost=cost), job.kind, timeout)
 
 
 def _grounded_text(reply: "Reply", source: str) -> str:

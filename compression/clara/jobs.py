@@ -17,7 +17,7 @@ class ModelJob:
     "ask" is "answer" if the checkpoint can retrieve, and "generate" otherwise. The future's result is a `Latents` for
     "compress", a `RetrievalResult` for "retrieve" and a `Reply` for the others. `documents` are texts or a `Latents`;
     `k` is for "retrieve" and "answer", `template` for "paraphrase". With `max_document_tokens`, the beginning of each
-    text is read.
+    text is read. With `prompt_only`, the result is an `EmbeddedPrompt` instead of a `Reply`.
     """
 
     kind: JobKind
@@ -27,6 +27,7 @@ class ModelJob:
     template: int | str = 0
     max_new_tokens: int = 128
     max_document_tokens: int | None = None
+    prompt_only: bool = False
 
     @property
     def has_no_documents(self) -> bool:

@@ -35,6 +35,16 @@ def unpack_latent(packed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     return values.reshape(-1)[: codes.size].reshape(codes.shape)
 
 
+def serialize(packed: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return a latent in its stored form as safetensors."""
+    return safetensors_numpy.save(dict(packed))  # pyright: ignore[reportUnknownMemberType]
+
+
+def deserialize(data: bytes) -> dict[str, NDArray[Any]]:
+    """Return a latent in its stored form from safetensors."""
+    return safetensors_numpy.load(data)  # pyright: ignore[reportUnknownMemberType]
+
+
 def load_file(path: Path) -> dict[str, NDArray[Any]]:
     """Read a stored latent."""
     return safetensors_numpy.load_file(path)  # pyright: ignore[reportUnknownMemberType]

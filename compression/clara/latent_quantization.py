@@ -48,6 +48,16 @@ def packed_bytes(packed: PackedLatent) -> int:
     return sum(tensor.nbytes for tensor in packed.values())
 
 
+def serialize(packed: PackedLatent) -> bytes:
+    """Return a latent in its stored form as safetensors."""
+    return safetensors_torch.save(dict(packed))  # pyright: ignore[reportUnknownMemberType]
+
+
+def deserialize(data: bytes) -> dict[str, Tensor]:
+    """Return a latent in its stored form from safetensors."""
+    return safetensors_torch.load(data)  # pyright: ignore[reportUnknownMemberType]
+
+
 def load_file(path: Path) -> dict[str, Tensor]:
     """Read a stored latent."""
     return safetensors_torch.load_file(path)  # pyright: ignore[reportUnknownMemberType]

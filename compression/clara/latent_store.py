@@ -42,6 +42,14 @@ class LatentFormat(Protocol):
         """Return the memories [M, H]. Raises KeyError if a part is missing."""
         ...
 
+    def serialize(self, packed: Any, /) -> bytes:
+        """Return a latent in its stored form as safetensors."""
+        ...
+
+    def deserialize(self, data: bytes, /) -> Mapping[str, Any]:
+        """Return a latent in its stored form from safetensors."""
+        ...
+
     def load_file(self, path: Path, /) -> Mapping[str, Any]:
         """Read a stored latent."""
         ...

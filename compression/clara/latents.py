@@ -4,6 +4,7 @@ A document is one memory, or several if it was longer than the encoder's window.
 memories; `document_indices` holds the document of each.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,6 +47,12 @@ class Latents:
         for row, owner in enumerate(self.document_indices):
             rows[owner].append(row)
         return [means[document_rows].mean(axis=0) for document_rows in rows]
+
+    def embed_documents(self) -> list[list[float]]:
+        """Return the mean vector [H] of each document, scaled to length 1."""
+        means: list[list[float]] = [mean.tolist() for mean in self.average_documents()]
+        lengths = [math.hypot(*mean) or 1.0 for mean in means]
+        return [[value / length for value in mean] for mean, length in zip(means, lengths, strict=True)]
 
     def __len__(self) -> int:
         return len(self.document_indices)

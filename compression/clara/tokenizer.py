@@ -112,6 +112,10 @@ class ClaraTokenizer:
         piece = self._full.id_to_token(token) or ""
         return token in self._special_ids or (len(piece) == 6 and piece.startswith("<0x"))
 
+    def to_json(self) -> str:
+        """Return a `tokenizer.json` with CLaRa's tokens in it."""
+        return self._full.to_str()
+
     def _token_id(self, name: str) -> int:
         token = self._full.token_to_id(name)
         if token is None:

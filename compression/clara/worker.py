@@ -1,23 +1,17 @@
-"""The worker thread that owns the model: callers submit jobs and get futures.
+"""CLaRa's worker: jobs that wait together are encoded and decoded together; later jobs join between two tokens.
 
-Jobs that wait together are encoded and decoded together; later jobs join a running batch between two tokens. Encoding
-does one forward pass per turn, so that a long document delays neither running answers nor short jobs. The queue is
-bounded. Cancelled and late jobs are dropped, even if they have started. The model is loaded at the first job and
-unloaded after a time without jobs. Importing this module does not load torch; the loader does.
+Encoding does one forward pass per turn, so that a long document delays neither running answers nor short jobs.
+Importing this module does not load torch; the loader does.
 """
 
 import logging
-import queue
-import threading
-import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import resources
-from .exceptions import ClaraError, DeadlineError, QueueFullError
+from ..worker import JobRequest, JobWorker, WorkerLimits
+from .exceptions import ClaraError
 from .jobs import ModelCost, ModelJob
 
 if TYPE_CHECKING:
@@ -34,35 +28,10 @@ LONG_JOB_CHARACTERS = 40_000  # a job with more, some forty windows, starts in a
 _EXHAUSTED = object()
 
 
-class WorkerLimits(NamedTuple):
-    """The most jobs that wait and run, and the seconds until an idle model is unloaded (None: never)."""
-
-    max_waiting: int = 256
-    max_running: int = 32
-    keep_alive: float | None = 900.0
-
-
-class WorkerStatus(NamedTuple):
-    """A worker's state; `busy_seconds` is the total time that its model has computed.
-
-    `keep_alive` is the time in seconds until an idle model is unloaded, None for never.
-    """
-
-    loaded: bool
-    waiting: int
-    running: int
-    busy_seconds: float
-    loading: bool = False
-    keep_alive: float | None = 900.0
-
-
-@dataclass(eq=False, slots=True)
-class _JobRequest:
+@dataclass(eq=False, slots=True, kw_only=True)
+class _JobRequest(JobRequest):
     job: ModelJob
-    deadline: float | None
     on_text: Callable[[str], None] | None
-    cost: ModelCost
-    future: "Future[Any]" = field(default_factory=Future[Any])
     prompt: "PreparedPrompt | None" = None
     stream: "TextStream | None" = None
 
@@ -74,22 +43,14 @@ class _StartingBatch(NamedTuple):
     steps: Generator[None]
 
 
-class Worker:
+class Worker(JobWorker["Clara", _JobRequest]):
     """Runs jobs on one `Clara`, which `load` creates in the worker's thread at the first job."""
 
     def __init__(self, load: "Callable[[], Clara]", limits: WorkerLimits | None = None) -> None:
-        self._load, self._limits = load, limits or WorkerLimits()
-        self.keep_alive = self._limits.keep_alive
-        self._is_loading = False
-        self._waiting: queue.Queue[_JobRequest] = queue.Queue(self._limits.max_waiting)
-        self._wake_event, self._is_closing, self._should_unload = threading.Event(), False, False
-        self._clara: Clara | None = None
         self._decoding: DecodingBatch | None = None
         self._running: list[tuple[_JobRequest, GeneratedRow]] = []
         self._starting_batches: list[_StartingBatch] = []
-        self._busy_seconds, self._uses_accelerator = 0.0, False
-        self._thread = threading.Thread(target=self._run, name="clara-worker", daemon=True)
-        self._thread.start()
+        super().__init__(load, limits, "clara-worker")
 
     def submit(
         self,
@@ -105,104 +66,36 @@ class Worker:
         in pieces, in the worker's thread, and must not block. The job's cost is added to `cost`. Raises
         `QueueFullError`, or `ClaraError` if the worker is closed or the question is too long.
         """
-        if self._is_closing:
-            raise ClaraError("the worker is closed")
         if len(job.question) > MAX_QUESTION_CHARACTERS:  # tokenizing a longer one would delay all other jobs
             raise ClaraError(
                 f"the question has {len(job.question):,} characters; at most {MAX_QUESTION_CHARACTERS:,} are read"
             )
-        request = _JobRequest(job, deadline, on_text, cost or ModelCost())
-        try:
-            self._waiting.put_nowait(request)
-        except queue.Full:
-            raise QueueFullError(f"{self._limits.max_waiting} jobs are waiting already; try again later") from None
-        self._wake_event.set()
-        if self._is_closing:  # closed in the meantime: the thread does not read the queue again
-            request.future.cancel()
-        return request.future
+        return self._enqueue(_JobRequest(job=job, deadline=deadline, on_text=on_text, cost=cost or ModelCost()))
 
-    def status(self) -> WorkerStatus:
-        """Return the worker's state; never loads the model."""
-        return WorkerStatus(
-            self._clara is not None,
-            self._waiting.qsize(),
-            self._count_running(),
-            self._busy_seconds,
-            self._is_loading,
-            self.keep_alive,
-        )
+    def _has_accelerator(self, model: "Clara") -> bool:
+        return model.uses_accelerator
 
-    def unload(self) -> None:
-        """Unload the model as soon as no job runs; the next job loads it again."""
-        self._should_unload = True
-        self._wake_event.set()
-
-    def close(self, timeout: float = 10.0) -> None:
-        """Cancel all jobs, unload the model and stop the thread, waiting up to `timeout` seconds for it.
-
-        A model that loads cannot be stopped: its jobs end at once, and its thread with the process.
-        """
-        self._is_closing = True
-        self._wake_event.set()
-        if self._is_loading:
-            timeout = 0.0
-            for request in (request for batch in self._starting_batches for request in batch.jobs):
-                request.future.cancel()
-        self._thread.join(timeout)
-
-    def _run(self) -> None:
-        while not self._is_closing:
-            groups = _group_jobs(self._take_jobs())
-            self._starting_batches.extend(_StartingBatch(group, self._start_batch(group)) for group in groups)
-            if self._starting_batches and self._ensure_loaded():
-                self._advance_starting()
-            if self._running:
-                self._decode_step()
-            elif self._waiting.empty() and not self._starting_batches:
-                self._wait_for_work()
-        starting = [request for batch in self._starting_batches for request in batch.jobs]
+    def _list_requests(self) -> list[_JobRequest]:
         running = [request for request, _ in self._running]
-        for request in [*starting, *running, *self._take_jobs(everything=True)]:
-            request.future.cancel()
-        self._release_model()
+        return [*running, *(request for batch in self._starting_batches for request in batch.jobs)]
 
-    def _count_running(self) -> int:
-        return len(self._running) + sum(len(batch.jobs) for batch in self._starting_batches)
+    def _drop_requests(self) -> None:
+        self._decoding, self._running, self._starting_batches = None, [], []
 
-    def _take_jobs(self, *, everything: bool = False) -> list[_JobRequest]:
-        room = self._limits.max_waiting if everything else self._limits.max_running - self._count_running()
-        requests: list[_JobRequest] = []
-        while len(requests) < room:
-            try:
-                request = self._waiting.get_nowait()
-            except queue.Empty:
-                break
-            if _is_active(request):
-                requests.append(request)
-        return requests
+    def _start_jobs(self, requests: list[_JobRequest]) -> None:
+        groups = _group_jobs(requests)
+        self._starting_batches.extend(_StartingBatch(group, self._start_batch(group)) for group in groups)
 
-    def _ensure_loaded(self) -> bool:
-        """Load the model unless it is loaded; if that fails, the starting jobs fail with its error."""
-        if self._clara is not None:
-            return True
-        self._is_loading = True
-        try:
-            self._clara = self._load()
-            self._uses_accelerator = self._clara.uses_accelerator
-            resources.release_memory()  # what loading has freed
-        except Exception as error:  # noqa: BLE001 - passed to the futures
-            for request in (request for batch in self._starting_batches for request in batch.jobs):
-                _set_error(request, error)
-            self._starting_batches = []
-        finally:
-            self._is_loading = False
-        return self._clara is not None
+    def _advance(self) -> None:
+        self._advance_starting()
+        if self._running:
+            self._decode_step()
 
     def _advance_starting(self) -> None:
         """Do one forward pass of every starting batch; a batch without active jobs ends here."""
         unfinished: list[_StartingBatch] = []
         for batch in self._starting_batches:
-            active = [request for request in batch.jobs if _is_active(request)]  # late jobs fail here
+            active = [request for request in batch.jobs if request.is_active()]  # late jobs fail here
             if not active:
                 batch.steps.close()
                 continue
@@ -211,44 +104,16 @@ class Worker:
                     unfinished.append(batch)
         self._starting_batches = unfinished
 
-    @contextmanager
-    def _charge_time(self, requests: Sequence[_JobRequest]) -> Generator[None]:
-        """Charge the time of the `with` block to jobs, in equal shares."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = time.perf_counter() - started
-            self._busy_seconds += seconds
-            for request in requests:
-                request.cost.gpu_seconds += seconds / len(requests) if self._uses_accelerator else 0.0
-
-    def _wait_for_work(self) -> None:
-        """Wait for work; unload the model on request, or if no work comes for `keep_alive` seconds."""
-        if self._should_unload:
-            self._release_model()
-        has_event = self._wake_event.wait(self.keep_alive if self._clara is not None else None)
-        self._wake_event.clear()
-        if not has_event:
-            self._release_model()
-
-    def _release_model(self) -> None:
-        self._should_unload = False
-        if self._clara is None:
-            return
-        self._clara, self._decoding, self._running, self._starting_batches = None, None, [], []
-        resources.release_memory()
-
     def _start_batch(self, requests: list[_JobRequest]) -> Generator[None]:
         # Any failure of a job goes to its future; the thread and the other jobs continue.
-        if self._clara is None:
+        if self._model is None:
             raise ClaraError("a job cannot start before the model is loaded")
         try:
-            yield from self._prepare_batch(self._clara, requests)
+            yield from self._prepare_batch(self._model, requests)
         except Exception as error:  # noqa: BLE001 - passed to the future
             self._drop_orphaned_rows()
             if len(requests) == 1:
-                _set_error(requests[0], error)
+                requests[0].set_error(error)
                 return
             _log.warning("a batch of %d failed (%s); its jobs run one by one", len(requests), type(error).__name__)
             for request in requests:
@@ -275,25 +140,26 @@ class Worker:
                 if self._prepare_job(clara, request, own_latents, query_of.get(id(request))):
                     prepared.append(request)
             except ClaraError as error:
-                _set_error(request, error)
-        self._start_decoding(clara, [request for request in prepared if _is_active(request)])
+                request.set_error(error)
+        self._start_decoding(clara, [request for request in prepared if request.is_active()])
 
     def _prepare_job(self, clara: "Clara", request: _JobRequest, latents: "Latents", query: "Tensor | None") -> bool:
         """Return True if the job is ready to decode, False if it is done without decoding."""
         job = request.job
         request.cost.tokens += sum(latents.token_counts) if latents is not job.documents else 0
         retrieval = None if query is None else clara.find_nearest(query, latents, job.k)
-        if job.kind == "compress":
-            _set_result(request, latents)
-            return False
-        if job.kind == "retrieve":
-            _set_result(request, retrieval)
+        if job.kind in ("compress", "retrieve"):
+            request.set_result(latents if job.kind == "compress" else retrieval)
             return False
         if job.kind == "paraphrase":
             request.prompt = clara.prepare_paraphrase(job.template, latents)
         else:
             request.prompt = clara.prepare_answer(job.question, latents, retrieval)
-        return True
+        if job.prompt_only:
+            from .embedded_prompt import EmbeddedPrompt  # noqa: PLC0415 - loads torch
+
+            request.set_result(EmbeddedPrompt(clara, request.prompt))
+        return not job.prompt_only
 
     def _start_decoding(self, clara: "Clara", requests: Sequence[_JobRequest]) -> None:
         if not requests:
@@ -308,9 +174,9 @@ class Worker:
         self._deliver_results()
 
     def _decode_step(self) -> None:
-        if self._decoding is None or self._clara is None:
+        if self._decoding is None or self._model is None:
             return
-        unwanted = [row for request, row in self._running if not _is_active(request)]
+        unwanted = [row for request, row in self._running if not request.is_active()]
         if unwanted:
             unwanted_ids = {id(row) for row in unwanted}
             self._decoding.remove_rows(unwanted)
@@ -321,7 +187,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - passed to the futures of the batch
             _log.warning("a running batch of %d failed: %s", len(self._running), type(error).__name__)
             for request, _ in self._running:
-                _set_error(request, error)
+                request.set_error(error)
             self._decoding, self._running = None, []
         self._deliver_results()
 
@@ -334,12 +200,12 @@ class Worker:
                     self._decoding.remove_rows([row])
             elif row.finish is None:
                 unfinished.append((request, row))
-            elif self._clara is not None and request.prompt is not None:
-                reply = self._clara.build_reply(request.prompt, row)
+            elif self._model is not None and request.prompt is not None:
+                reply = self._model.build_reply(request.prompt, row)
                 # An abstention is not decoded: it costs no tokens.
                 is_decoded = not request.prompt.should_abstain
                 request.cost.tokens += reply.prompt_tokens + len(reply.tokens) if is_decoded else 0
-                _set_result(request, reply)
+                request.set_result(reply)
         self._running = unfinished
 
 
@@ -359,15 +225,6 @@ def _cut_documents(clara: "Clara", job: ModelJob) -> "Sequence[str] | Latents":
     return [clara.tokenizer.cut_text(text, job.max_document_tokens) for text in job.documents]
 
 
-def _is_active(request: _JobRequest) -> bool:
-    if request.future.done():
-        return False
-    if request.deadline is not None and time.monotonic() > request.deadline:
-        _set_error(request, DeadlineError("the deadline passed before the answer was complete"))
-        return False
-    return True
-
-
 def _send_text(request: _JobRequest, row: "GeneratedRow") -> bool:
     """Send new text to the listener; return False if the listener failed, which ends its own job only."""
     if request.on_text is None or request.stream is None:
@@ -377,20 +234,6 @@ def _send_text(request: _JobRequest, row: "GeneratedRow") -> bool:
         if piece:
             request.on_text(piece)
     except Exception as error:  # noqa: BLE001 - the listener is the caller's code
-        _set_error(request, error)
+        request.set_error(error)
         return False
     return True
-
-
-def _set_result(request: _JobRequest, result: object) -> None:
-    try:
-        request.future.set_result(result)
-    except InvalidStateError:
-        _log.debug("a job was cancelled as it ended")
-
-
-def _set_error(request: _JobRequest, error: BaseException) -> None:
-    try:
-        request.future.set_exception(error)
-    except InvalidStateError:
-        _log.debug("a job was cancelled as it failed")

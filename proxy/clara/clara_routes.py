@@ -11,7 +11,8 @@ import math
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
-from time import perf_counter
+from datetime import UTC, datetime
+from time import perf_counter, time
 from typing import Annotated, Any
 
 import orjson
@@ -23,6 +24,7 @@ from ...compression.clara.async_engine import ClaraBackend
 from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError, UnknownRateError
 from ...compression.clara.jobs import ModelCost
 from ...compression.compressor import ModelUsage
+from ...compression.worker import WorkerStatus
 from ..access import authentication
 from ..http import json_body, request_options
 from ..http.request_context import RequestContext
@@ -177,7 +179,31 @@ async def unload(request: Request) -> dict[str, Any]:
 async def status(request: Request) -> dict[str, Any]:
     """Return the model's name, load state and counters."""
     clara = get_services(request).clara
-    return {"model": None, "loaded": False, "loading": False} if clara is None else clara.status()
+    if clara is None:
+        return {"model": None, "loaded": False, "loading": False}
+    known = clara.status()
+    counts: dict[str, int] = known.get("totals", {})
+    return {
+        **_describe_activity(clara.worker.status()),
+        "load_time_seconds": known.get("load_seconds"),
+        "requests_served": counts.get("answers", 0),
+        **known,
+    }
+
+
+def _describe_activity(worker: WorkerStatus) -> dict[str, Any]:
+    """Return when an idle model worked last, and when it will be unloaded, as other CLaRa servers do."""
+    idle_since, keep_alive = worker.idle_since, worker.keep_alive
+    end = None if idle_since is None or keep_alive is None else idle_since + keep_alive
+    return {
+        "last_activity": _format_time(idle_since),
+        "will_unload_at": _format_time(end),
+        "seconds_until_unload": None if end is None else max(0, round(end - time())),
+    }
+
+
+def _format_time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @router.get("/health")

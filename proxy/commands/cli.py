@@ -40,6 +40,7 @@ from . import (
     vector_stores,
 )
 from . import config as config_commands
+from . import eval as evaluation
 from .options import AsJson, Config, DataDir, Ratio, exit_with_error
 
 app = typer.Typer(
@@ -58,7 +59,7 @@ Upstream = Annotated[
 Mode = Annotated[
     str | None,
     typer.Option(
-        help="off, observe, auto or extract; with a CLaRa model also answer, summary or latent. Default: auto.",
+        help="off, observe, auto or extract; with a CLaRa model also answer, summary or latent; with a pruner prune.",
         show_default=False,
     ),
 ]
@@ -157,21 +158,21 @@ def serve_clara(
         float | None, typer.Option(help="Seconds until an idle model is unloaded: 0 at once, -1 never.")
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    reload: Reload = False,
     version: Version = False,  # noqa: ARG001 - its callback prints the version
 ) -> None:
     """Run the proxy for its CLaRa model, with the options of other CLaRa servers."""
-    _run_server(
-        options.load_settings(
-            None,
-            host=host,
-            port=port,
-            model=model,
-            subfolder=subfolder,
-            backend=backend,
-            keep_alive=keep_alive,
-            log_level=log_level.lower() if log_level else None,
-        )
+    settings = options.load_settings(
+        None,
+        host=host,
+        port=port,
+        model=model,
+        subfolder=subfolder,
+        backend=backend,
+        keep_alive=keep_alive,
+        log_level=log_level.lower() if log_level else None,
     )
+    _run_server(settings, reload=reload)
 
 
 @app.command()
@@ -270,6 +271,7 @@ app.command()(processes.stop)
 app.command()(digest.digest)
 app.command()(replay.replay)
 app.command()(train.train)
+app.command("eval")(evaluation.evaluate)
 app.command()(mcp.mcp)
 app.command("update-check")(update_check.update_check)
 app.command()(reference.reference)

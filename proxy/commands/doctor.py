@@ -23,7 +23,7 @@ from ..access.origins import is_loopback
 from ..http import headers
 from ..http.upstream import Upstream
 from ..protocols.api_errors import ApiError
-from ..runtime import local_model
+from ..runtime import local_model, local_pruner
 from ..stores.api_keys import KeyStoreError
 from ..stores.errors import describe
 from ..stores.ledger import ledger_url, select_dialect
@@ -248,6 +248,10 @@ def _check_key(upstream: str, status: int, key_name: str) -> Check:
 def _check_engine(settings: Settings) -> list[Check]:
     """Check the compressors and the mode; a configured CLaRa model is verified as by `clara-proxy models verify`."""
     checks = [Check("engine", "extract is available; it needs no model"), _check_clara(settings)]
+    if problem := local_pruner.describe_problem(settings):
+        checks.append(Check("pruner", problem, "correct the setting; without it the proxy will not start"))
+    elif settings.pruner is not None:
+        checks.append(Check("pruner", f"{settings.pruner} prunes in the mode prune"))
     if problem := local_model.describe_unavailable_mode(settings):
         checks.append(Check("mode", problem, "set CLARA_MODE=auto, or set CLARA_MODEL"))
     return checks

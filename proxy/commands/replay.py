@@ -33,7 +33,7 @@ Model = Annotated[str, typer.Option(help="Model of requests that name none; its 
 Mode = Annotated[
     str | None,
     typer.Option(
-        help="off, auto or extract; with a CLaRa model also answer, summary or latent. Default: auto.",
+        help="off, auto or extract; with a CLaRa model also answer, summary or latent; with a pruner prune.",
         show_default=False,
     ),
 ]

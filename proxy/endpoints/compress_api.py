@@ -35,7 +35,7 @@ _ERROR_CODE = "invalid_request"
 _HASH_PATTERN = re.compile(f"(?<![0-9a-f])[0-9a-f]{{{NAME_LENGTH}}}(?![0-9a-f])")
 
 ContractMode = Literal["ccr", "lossy_inline", "lossless_then_lossy"]
-ProxyMode = Literal["off", "observe", "auto", "extract", "answer", "summary"]
+ProxyMode = Literal["off", "observe", "auto", "extract", "answer", "summary", "prune"]
 NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
 PositiveInt = Annotated[int, Field(strict=True, ge=1)]
 

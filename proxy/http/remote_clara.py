@@ -20,8 +20,8 @@ import aiohttp
 from ...compression.clara.async_engine import ClaraAnswer, LocalModelConfig
 from ...compression.clara.exceptions import ClaraError, DeadlineError, QueueFullError
 from ...compression.clara.jobs import ModelCost, ModelJob
-from ...compression.clara.worker import WorkerStatus
 from ...compression.compressor import ModelUsage
+from ...compression.worker import WorkerStatus
 from .remote_connection import RemoteConnection, read_error
 
 BATCH_SECONDS = 0.005  # jobs that arrive within this time travel together

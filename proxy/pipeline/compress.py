@@ -11,9 +11,10 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ...compression import markers, planning
+from ...compression import markers, planning, registry
 from ...compression.compressor import ModelUsage
 from ...compression.engine import FAILURE_REASONS, CompressionJob, Engine, Outcome
+from ...compression.passages import Passage as TextPassage
 from ...compression.planning import CompressionPlan, PlanPrefix
 from ...compression.policy import Decision, Rules
 from ...compression.tokens import TokenCounter, estimate_tokens
@@ -114,9 +115,9 @@ class CompressionResult(NamedTuple):
         return add_counts(self.compressed.skip_counts, self.fallback_counts)
 
     @property
-    def is_model_written(self) -> bool:
-        """Return True if a model wrote one of the new texts."""
-        return self.compressed.is_model_written
+    def engine(self) -> str:
+        """Return the engine that made the new texts: the model's if it made one of them, else `extract`."""
+        return self.compressed.model_engine or "extract"
 
     @property
     def has_failed(self) -> bool:
@@ -133,13 +134,18 @@ class ConversationCompressor:
     """Compresses conversations with one engine per mode, `extract` among them, and one store of originals.
 
     With `contents` the texts of the passages are kept for the dashboard. `memory` holds results of
-    earlier requests.
+    earlier requests. `pruned_kinds` are as in `Rules`, for the mode `prune`.
     """
 
     def __init__(
-        self, engines: Mapping[str, Engine], originals: Originals, contents: ContentStore | None = None
+        self,
+        engines: Mapping[str, Engine],
+        originals: Originals,
+        contents: ContentStore | None = None,
+        pruned_kinds: frozenset[str] = frozenset(),
     ) -> None:
         self._engines = engines
+        self.pruned_kinds = pruned_kinds
         self._originals = originals
         self._contents = contents
         self.memory = ConversationMemory()
@@ -240,12 +246,17 @@ class ConversationCompressor:
         self, jobs: Sequence[CompressionJob], outcomes: Sequence[Outcome], fail_closed: bool
     ) -> list[Outcome]:
         """Extract the passages for which the model failed or was late. It takes milliseconds and is remembered."""
-        failed_jobs = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.reason in FAILURE_REASONS]
+        is_extracted = [
+            job.may_extract and outcome.reason in FAILURE_REASONS for job, outcome in zip(jobs, outcomes, strict=True)
+        ]
+        failed_jobs = [job for job, is_failed in zip(jobs, is_extracted, strict=True) if is_failed]
         if not failed_jobs:
             return list(outcomes)
         engine = self._engines["extract"]
         extracts = iter(await engine.compress(failed_jobs, FALLBACK_SECONDS, fail_closed=fail_closed))
-        return [next(extracts) if outcome.reason in FAILURE_REASONS else outcome for outcome in outcomes]
+        return [
+            next(extracts) if is_failed else outcome for outcome, is_failed in zip(outcomes, is_extracted, strict=True)
+        ]
 
     async def _store_originals(
         self, known: CompressedPrefix, results: Sequence[DecisionOutcome], options: CompressionOptions, seconds: float
@@ -359,7 +370,15 @@ def _build_job(decision: Decision, options: CompressionOptions, answered: int) -
         options.vocabulary,
         decision.fills_target,
         is_unanswered=passage.turn_index > answered,
+        may_extract=decision.fills_target or not _is_kept_whole(passage, options.rules),
     )
+
+
+def _is_kept_whole(passage: TextPassage, rules: Rules) -> bool:
+    """Return True if only a pruner may compress a passage: of a kind that is kept whole otherwise."""
+    if passage.role != "tool" or not rules.pruned_kinds:
+        return False
+    return registry.classify_content(passage.text) in rules.pruned_kinds
 
 
 def _render_replacement(decision: Decision, options: CompressionOptions) -> Outcome | None:

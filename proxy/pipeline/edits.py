@@ -6,8 +6,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from ...compression import tags
-from ...compression.clara.compressors import MODEL_COMPRESSORS
 from ...compression.engine import Outcome
+from ...compression.model_compression import MODEL_ENGINES
 from ...compression.planning import EMPTY_PREFIX, CompressionPlan, PlanPrefix
 from ...compression.policy import Decision
 from ...compression.tokens import TokenCounter
@@ -35,10 +35,10 @@ class CompressedPrefix(NamedTuple):
     originals: Mapping[str, str]
     saved_tokens: int
     skip_counts: Mapping[str, int]
-    is_model_written: bool
+    model_engine: str
 
 
-EMPTY_COMPRESSED = CompressedPrefix(EMPTY_PREFIX, [], {}, [], {}, 0, {}, is_model_written=False)
+EMPTY_COMPRESSED = CompressedPrefix(EMPTY_PREFIX, [], {}, [], {}, 0, {}, model_engine="")
 
 
 def append_results(
@@ -57,8 +57,8 @@ def append_results(
         known.passages + passages,
         {**known.originals, **list_originals(results, owner_id)},
         known.saved_tokens + sum(passage.before - passage.after for passage in passages),
-        add_counts(known.skip_counts, _count_reasons(passages)),
-        known.is_model_written or any(_is_model_written(outcome) for _, outcome in results),
+        add_counts(known.skip_counts, _count_reasons(passages, results)),
+        known.model_engine or next(filter(None, (_find_model_engine(outcome) for _, outcome in results)), ""),
     )
 
 
@@ -68,15 +68,16 @@ def list_originals(results: Sequence[DecisionOutcome], owner_id: str) -> dict[st
     return {compute_name(owner_id, text): text for text in texts}
 
 
-def _is_model_written(outcome: Outcome | None) -> bool:
-    return outcome is not None and bool(outcome.text) and outcome.compressor in MODEL_COMPRESSORS
+def _find_model_engine(outcome: Outcome | None) -> str:
+    return MODEL_ENGINES.get(outcome.compressor, "") if outcome is not None and outcome.text else ""
 
 
-def _count_reasons(passages: Sequence[Passage]) -> dict[str, int]:
+def _count_reasons(passages: Sequence[Passage], results: Sequence[DecisionOutcome]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for passage in passages:
-        if passage.reason:
-            counts[passage.reason] = counts.get(passage.reason, 0) + 1
+    fallbacks = (outcome.fallback for _, outcome in results if outcome and outcome.text)
+    for reason in (*(passage.reason for passage in passages), *fallbacks):
+        if reason:
+            counts[reason] = counts.get(reason, 0) + 1
     return counts
 
 

@@ -11,7 +11,7 @@ from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple
 
-from ...compression.clara.compressors import MODEL_COMPRESSORS
+from ...compression.model_compression import MODEL_ENGINES
 from ...compression.policy import Rules
 from ...compression.tokens import TokenCounter, estimate_tokens, get_token_counter
 from ...compression.transcript import ToolCall
@@ -164,7 +164,7 @@ class BodyRewriter:
             context.skip_counts = _count_skipped(counts, conversation)
             additions = await request.build_additions(vocabulary, reinsert=False)
             return await self._write_changes(request, {}, additions, elements)
-        if context.mode in MODEL_COMPRESSORS:
+        if context.mode in MODEL_ENGINES:
             deadline = context.options.model_deadline
         calls = dict(known.calls)
         new_turns = await offload.run_for(request.work, conversation.read_turns, known.element_count, calls)
@@ -256,7 +256,7 @@ class BodyRewriter:
             context.potential_saved_tokens = result.saved_tokens
             return await self._write_changes(request, {}, additions, elements)
         context.saved_tokens = result.saved_tokens
-        context.engine = "none" if not result.saved_tokens else "clara" if result.is_model_written else "extract"
+        context.engine = result.engine if result.saved_tokens else "none"
         edits = {slot.path: StringEdit(slot.text, text) for slot, text in result.edits.items()}
         return await self._write_changes(request, edits, additions, elements)
 
@@ -300,7 +300,8 @@ class BodyRewriter:
             return "off"
         mode = self._auto_mode if options.mode == "auto" else options.mode
         if mode not in PASSIVE_MODES | self._conversation_compressor.available_modes:
-            message = f"mode {mode} needs a local CLaRa model, and CLARA_MODEL is not set; set it, or use mode auto"
+            model, setting = ("pruner", "CLARA_PRUNER") if mode == "prune" else ("local CLaRa model", "CLARA_MODEL")
+            message = f"mode {mode} needs a {model}, and {setting} is not set; set it, or use mode auto"
             raise ApiError(400, message, param=HEADER_PREFIX + "mode", code="mode_unavailable")
         return mode
 
@@ -317,6 +318,7 @@ class BodyRewriter:
             epoch_tokens=self._epoch_tokens(context.pricing_model),
             epoch_price=self._find_epoch_price(context.pricing_model),
             can_fetch=conversation.agentic or options.retrieve == "url",
+            pruned_kinds=self._conversation_compressor.pruned_kinds if context.mode == "prune" else frozenset(),
         )
 
     def _find_epoch_price(self, model: str) -> float:

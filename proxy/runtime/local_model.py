@@ -7,6 +7,7 @@ import logging
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...compression.clara import checkpoint_config, locate, memory_estimate, resources
 from ...compression.clara.async_engine import ClaraBackend, LocalClara, LocalModelConfig
@@ -15,9 +16,14 @@ from ...compression.clara.decoder_config import read_decoder_config
 from ...compression.clara.exceptions import CheckpointError, ClaraError, NotDownloadedError
 from ...compression.clara.locate import BUNDLED_MODELS, NANO_NAME, HubAccess
 from ...compression.clara.processor import prefers_bfloat16
-from ...compression.clara.worker import WorkerLimits
+from ...compression.worker import WorkerLimits
+from ...config.setting_types import split_urls
 from ...config.settings import Settings
 from ..http.remote_clara import RemoteClara
+from ..http.vllm_clara import VllmClara
+
+if TYPE_CHECKING:
+    from ..stores.latents_redis import RedisLatents
 
 QUANTIZED = ("int8", "int4")
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
@@ -36,7 +42,23 @@ def describe_unavailable_mode(settings: Settings) -> str:
         return "mode latent (CLARA_MODE) needs a CLaRa model: install the extra [clara], or set CLARA_MODEL"
     if settings.mode in ("answer", "summary") and model in (None, NANO_NAME):
         return f"mode {settings.mode} (CLARA_MODE) needs a CLaRa model: set CLARA_MODEL, or use the mode auto"
+    if settings.mode == "summary" and not can_paraphrase(settings):
+        return f"mode summary (CLARA_MODE) needs a CLaRa model: {model} (CLARA_MODEL) is PISCO; use the mode answer"
     return ""
+
+
+def can_paraphrase(settings: Settings) -> bool:
+    """Return False if the local model has not learned to paraphrase; True if it has, or is not on this machine."""
+    model = resolve_local_model(settings)
+    if model is None or is_remote(settings):
+        return True
+    try:
+        folder = locate.find_checkpoint_folder(
+            model, settings.subfolder, _hub_access(settings)._replace(may_download=False)
+        )
+        return checkpoint_config.read_checkpoint_config(folder).can_paraphrase
+    except (ClaraError, ImportError):  # the model is checked elsewhere
+        return True
 
 
 def describe_unavailable_model(settings: Settings) -> str:
@@ -47,6 +69,8 @@ def describe_unavailable_model(settings: Settings) -> str:
     model = resolve_local_model(settings)
     if model is None or is_remote(settings):  # the other machine checks its own
         return ""
+    if settings.backend == "vllm" and settings.vllm_url is None:
+        return "CLARA_BACKEND=vllm needs the URLs of vLLM servers: set CLARA_VLLM_URL"
     return (
         _describe_missing_package(model, settings)
         or _describe_unfit_files(model, settings)
@@ -59,6 +83,10 @@ def _describe_missing_package(model: str, settings: Settings) -> str:
         library, extra = ("MLX", "mlx") if settings.backend == "mlx" else ("torch", "clara")
         remedy = f"pip install 'clara-proxy[{extra}]', or unset CLARA_MODEL"
         return f"the model {model} (CLARA_MODEL) needs {library}: {remedy}"
+    if settings.latents_url is not None and find_spec("redis") is None:
+        return "CLARA_LATENTS_URL needs redis: pip install 'clara-proxy[redis]'"
+    if settings.latents_url is not None and settings.latents_url == settings.originals_url:
+        return "CLARA_LATENTS_URL must not be CLARA_ORIGINALS_URL: compressed documents would take its memory"
     if settings.dtype in QUANTIZED and settings.quantization not in (None, settings.dtype):
         return f"CLARA_DTYPE={settings.dtype} and CLARA_QUANTIZATION={settings.quantization} contradict each other"
     needs_package = _choose_quantization(settings) == "int4" and settings.backend != "mlx"
@@ -101,7 +129,8 @@ def _describe_memory_shortage(model: str, settings: Settings) -> str:
     config = checkpoint_config.read_checkpoint_config(folder)
     decoder = read_decoder_config(locate.find_base_folder(config.raw, settings.base, access))
     limit = resources.memory_limit()
-    if limit is None or settings.backend not in ("auto", "cpu") or (settings.backend == "auto" and _has_accelerator()):
+    device = _choose_device(settings)
+    if limit is None or device not in ("auto", "cpu") or (device == "auto" and _has_accelerator()):
         return ""
     dtype = "bfloat16" if settings.dtype in ("bf16", "fp16") else "float32"
     if settings.dtype in ("auto", *QUANTIZED) and prefers_bfloat16(decoder.hidden_size):
@@ -110,6 +139,11 @@ def _describe_memory_shortage(model: str, settings: Settings) -> str:
     chosen = memory_estimate.format_name(dtype, None if quantization == "no" else quantization)
     estimates = memory_estimate.estimate_formats(decoder, config, dtype, folder)
     return memory_estimate.describe_shortage(estimates, chosen, limit - memory_estimate.PROCESS_BYTES)
+
+
+def _choose_device(settings: Settings) -> str:
+    """Return the device to encode and, without vLLM, to generate on."""
+    return "auto" if settings.backend == "vllm" else settings.backend
 
 
 def _has_accelerator() -> bool:
@@ -137,7 +171,7 @@ def create_clara(settings: Settings, folder: Path) -> ClaraBackend | None:
         model,
         settings.subfolder,
         settings.base,
-        settings.backend,
+        _choose_device(settings),
         _choose_quantization(settings),
         cache or folder / "latents",
         settings.latents,
@@ -148,11 +182,23 @@ def create_clara(settings: Settings, folder: Path) -> ClaraBackend | None:
         settings.latents_disk_mb * 2**20,
         (cache or folder) / "quantized",
         settings.quantized_disk_mb * 2**20,
+        _open_shared_latents(settings),
     )
     if is_remote(settings):
         return RemoteClara(config, settings.backend, settings.backend_key, settings.clara_queue)
     keep_alive = None if settings.keep_alive < 0 else settings.keep_alive
-    return LocalClara(config, WorkerLimits(max_waiting=settings.clara_queue, keep_alive=keep_alive))
+    limits = WorkerLimits(max_waiting=settings.clara_queue, keep_alive=keep_alive)
+    if settings.backend == "vllm":
+        return VllmClara(config, limits, split_urls(settings.vllm_url or ""), settings.backend_key)
+    return LocalClara(config, limits)
+
+
+def _open_shared_latents(settings: Settings) -> "RedisLatents | None":
+    if settings.latents_url is None or is_remote(settings):
+        return None
+    from ..stores.latents_redis import RedisLatents  # noqa: PLC0415 - an extra
+
+    return RedisLatents(settings.latents_url)
 
 
 def is_remote(settings: Settings) -> bool:
@@ -180,7 +226,10 @@ def _has_library(settings: Settings) -> bool:
 
 def resolve_auto_mode(settings: Settings) -> str:
     """Return the mode that `auto` means here. A mode that changed later would change forwarded prefixes."""
+    if settings.auto is not None:
+        return settings.auto
     has_device = settings.backend == "auto" and NVIDIA_DEVICE.exists()
-    has_device |= settings.backend in ("cuda", "mps") or (settings.backend == "mlx" and sys.platform == "darwin")
+    has_device |= settings.backend in ("cuda", "mps", "vllm")
+    has_device |= settings.backend == "mlx" and sys.platform == "darwin"
     accelerated = has_device or is_remote(settings)
     return "answer" if accelerated and settings.model not in (None, NANO_NAME, "none") else "extract"

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from fastapi import Request
@@ -40,7 +39,7 @@ from ..stores.shared_responses import create_response_store
 from ..stores.sqlite_file import is_empty_database
 from ..watch import observers
 from ..watch.metrics import Metrics
-from . import local_model
+from . import local_model, local_pruner
 from .preload import preload
 from .store_health import StoreHealth
 
@@ -83,8 +82,9 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         StartupError: a service cannot be opened, or the mode of the settings is unavailable.
     """
     folder = settings.data_dir.expanduser()
-    if problem := await asyncio.to_thread(local_model.describe_problem, settings):
-        raise StartupError(problem)
+    for describe_problem in (local_model.describe_problem, local_pruner.describe_problem):
+        if problem := await asyncio.to_thread(describe_problem, settings):
+            raise StartupError(problem)
     async with AsyncExitStack() as stack:
         loading = asyncio.create_task(_preload({model.litellm for model in settings.models}))
         stack.push_async_callback(_cancel_task, loading)
@@ -99,7 +99,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         health = StoreHealth({"ledger": ledger.check, "originals": originals.check})
         watching = asyncio.create_task(health.watch())
         stack.callback(watching.cancel)
-        clara, engines = _open_engines(settings, folder, stack)
+        clara, engines, pruned_kinds = open_engines(settings, folder, stack)
         chat_upstream = _create_upstream(settings, stack, decompress=True)
         raw_upstream = _create_upstream(settings, stack, decompress=False)
         providers = LitellmProviders(settings.models, list_litellm_prefixes(settings), settings.read_timeout)
@@ -115,7 +115,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             chat_upstream,
             raw_upstream,
             providers,
-            ConversationCompressor(engines, originals, contents),
+            ConversationCompressor(engines, originals, contents, pruned_kinds),
             originals,
             contents,
             ledger,
@@ -131,16 +131,25 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         )
 
 
-def _open_engines(
+def open_engines(
     settings: Settings, folder: Path, stack: AsyncExitStack
-) -> tuple[ClaraBackend | None, dict[str, Engine]]:
+) -> tuple[ClaraBackend | None, dict[str, Engine], frozenset[str]]:
+    """Return CLaRa, the engines by mode, and the kinds of content that only the pruner compresses.
+
+    `stack` closes the engines.
+    """
     clara = local_model.create_clara(settings, folder)
     if clara is not None:
         stack.push_async_callback(clara.aclose)
     engines = _create_engines(settings, clara)
+    pruner = local_pruner.create_pruner(settings)
+    if pruner is not None:
+        worker, compressor = pruner
+        stack.push_async_callback(asyncio.to_thread, worker.close)
+        engines[compressor.name] = _create_model_engine(settings, compressor)
     for engine in engines.values():
         stack.callback(engine.close)
-    return clara, engines
+    return clara, engines, frozenset() if pruner is None else pruner[1].pruned_kinds
 
 
 def check_ledger_file(folder: Path) -> None:
@@ -299,18 +308,30 @@ def list_litellm_prefixes(settings: Settings) -> tuple[str, ...]:
 def _create_engines(settings: Settings, clara: ClaraBackend | None) -> dict[str, Engine]:
     """Return the engines by mode. An engine of CLaRa has one thread for each passage of a batch.
 
-    clara-nano gets no engine of its own: it is not trained for the documents of `answer` and `summary`.
+    clara-nano gets no engine of its own: it is not trained for the documents of `answer` and `summary`. PISCO gets none
+    for `summary`.
     """
-    create_engine = partial(Engine, queue_limit=settings.queue, cache_bytes=settings.cache_mb * 2**20)
-    engines = {"extract": create_engine(workers=settings.workers)}
+    cache_bytes = settings.cache_mb * 2**20
+    engines = {"extract": Engine(workers=settings.workers, queue_limit=settings.queue, cache_bytes=cache_bytes)}
     if clara is not None and clara.name != NANO_NAME:
         for compressor in (
             AnswerCompressor(clara.worker, registry.find_compressor, timeout=settings.clara_timeout),
             SummaryCompressor(clara.worker, registry.find_compressor, timeout=settings.clara_timeout),
         ):
-            finder = _constant_finder(compressor)
-            engines[compressor.name] = create_engine(workers=CLARA_BATCH_SIZE, find_compressor=finder, retries=True)
+            if compressor.name != SummaryCompressor.name or local_model.can_paraphrase(settings):
+                engines[compressor.name] = _create_model_engine(settings, compressor)
     return engines
+
+
+def _create_model_engine(settings: Settings, compressor: Compressor) -> Engine:
+    """Return the engine of a compressor that asks a model."""
+    return Engine(
+        workers=CLARA_BATCH_SIZE,
+        queue_limit=settings.queue,
+        cache_bytes=settings.cache_mb * 2**20,
+        find_compressor=_constant_finder(compressor),
+        retries=True,
+    )
 
 
 def _constant_finder(compressor: Compressor) -> Callable[[str], Compressor]:

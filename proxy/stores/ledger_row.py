@@ -50,7 +50,9 @@ class Row(NamedTuple):
     model: Annotated[str, "Model named in the request."] = ""
     mode_asked: Annotated[str, "Requested mode."] = ""
     mode_used: Annotated[str, "Mode that was applied."] = ""
-    engine: Annotated[str, "Engine that was applied: extract, clara or none; in mode cache: exact or semantic."] = ""
+    engine: Annotated[
+        str, "Engine that was applied: extract, clara, pruner or none; in mode cache: exact or semantic."
+    ] = ""
     streamed: Annotated[bool, "True if the client asked for a stream."] = False
     status: Annotated[int, "HTTP status of the answer."] = 0
     outcome: Annotated[Outcome, "ok, cancelled, served, rejected, upstream_error or failed."] = "ok"

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -18,6 +20,9 @@ from clara_proxy.compression.clara.jobs import ModelCost
 from clara_proxy.compression.clara.jobs import ModelJob as ClaraJob
 from clara_proxy.compression.compressor import CompressedPassage, Compressor, Task
 from clara_proxy.compression.engine import Engine
+from clara_proxy.compression.pruners.compressor import PruneCompressor, PruneOptions
+from clara_proxy.compression.pruners.families import Family
+from clara_proxy.compression.pruners.jobs import PruneJob, UnitScores
 from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.expand.handler import ExpandHandler
@@ -87,14 +92,16 @@ class InProcessProxy:
         clara_worker: JobQueue | None = None,
         adapter: ProtocolAdapter = chat.ADAPTER,
         offer_tool: bool = False,
+        pruner: PruneCompressor | None = None,
     ) -> None:
         """Create a proxy with its data in `folder`.
 
         `find_compressor` replaces the registry; without `store` originals cannot be stored. With a `clara_worker` the
-        modes `answer` and `summary` are available; with `offer_tool` requests offer the tool `clara_expand`.
+        modes `answer` and `summary` are available, with a `pruner` that of `prune`. With `offer_tool` requests offer
+        the tool `clara_expand`.
         """
         self.adapter = adapter
-        self._clara_worker, self._offer_tool = clara_worker, offer_tool
+        self._clara_worker, self._offer_tool, self._pruner = clara_worker, offer_tool, pruner
         self.settings = Settings(data_dir=folder, deadline_ms=60_000, cache_mb=16)
         self._has_store = store
         self.originals = Originals(folder / "originals.sqlite3", self.settings.originals_ttl)
@@ -124,14 +131,12 @@ class InProcessProxy:
             find_compressor=find_compressor or self._find_compressor,
         )
         engines = {"extract": self._engine}
-        compressors = (
-            ()
-            if self._clara_worker is None
-            else (
+        compressors: list[Compressor] = [] if self._pruner is None else [self._pruner]
+        if self._clara_worker is not None:
+            compressors += [
                 AnswerCompressor(self._clara_worker, registry.find_compressor),
                 SummaryCompressor(self._clara_worker, registry.find_compressor),
-            )
-        )
+            ]
         for compressor in compressors:
             engines[compressor.name] = Engine(
                 workers=2,
@@ -141,7 +146,8 @@ class InProcessProxy:
                 retries=True,
             )
         self._engines = engines
-        self.compressor = ConversationCompressor(engines, self.originals)
+        pruned_kinds = frozenset[str]() if self._pruner is None else self._pruner.pruned_kinds
+        self.compressor = ConversationCompressor(engines, self.originals, None, pruned_kinds)
         self._rewriter = BodyRewriter(settings, self.compressor, adapter=self.adapter)
 
     def send(self, plain: bytes, headers: Mapping[str, str] | None = None, owner: str = OWNER) -> SentRequest:
@@ -202,6 +208,29 @@ class FakeWorker:
         words = " ".join(" ".join(job.documents).split()[:8])
         future.set_result(FakeReply(f"It is about the following. {words}. The total was {INVENTED_NUMBER}."))
         return future
+
+
+class FakePruner:
+    """A replacement for a pruner's worker: the score of a word, or of a unit, depends on its text alone."""
+
+    def __init__(self, *, finds_words: bool) -> None:
+        self._finds_words = finds_words
+
+    def submit(self, job: PruneJob, *, deadline: float | None = None, cost: ModelCost | None = None) -> "Future[Any]":
+        if cost is not None:
+            cost.tokens, cost.gpu_seconds = cost.tokens + 100, cost.gpu_seconds + 0.25
+        words = [match.span() for match in re.finditer(r"\w+|[^\w\s]", job.text)]
+        spans = words if self._finds_words else job.units
+        scores = [zlib.crc32(job.text[start:end].encode("utf-8", "replace")) / 2**32 for start, end in spans]
+        future: Future[Any] = Future()
+        future.set_result(UnitScores(spans, scores, [1.0] * len(job.contexts), 0.5))
+        return future
+
+
+def create_fake_pruner(family: Family = "llmlingua2") -> PruneCompressor:
+    """Return the compressor of mode `prune` with a replacement for its model."""
+    worker = FakePruner(finds_words=family == "llmlingua2")
+    return PruneCompressor(worker, registry.find_compressor, PruneOptions(family))
 
 
 class FakeReply(NamedTuple):

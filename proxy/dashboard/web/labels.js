@@ -11,6 +11,7 @@ export const REASONS = {
   "kept-by-tag": "the client marked it to be kept",
   expansion: "text fetched back earlier is never compressed again",
   refused: "the compressor found nothing to leave out",
+  "not-prunable": "not for the pruner (structure, or no question); extracted instead",
   "no-gain": "compression would save less than 5 % of the tokens",
   compacted: "the provider reads a summary in its place",
   old: "old output; its first line plus marker would not be shorter",

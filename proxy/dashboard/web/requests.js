@@ -7,7 +7,7 @@ import * as format from "./format.js";
 import * as labels from "./labels.js";
 
 const FIELDS = { model: "Model", project: "Project", mode: "Mode", tool: "Tool", kind: "Kind", outcome: "Outcome", reason: "Reason" };
-const MODES = ["off", "observe", "extract", "answer", "summary", "latent", "cache"];
+const MODES = ["off", "observe", "extract", "answer", "summary", "latent", "prune", "cache"];
 const LABEL = "label";
 const MAX_ROWS = 1_000;
 const WIDE = "(min-width: 820px)";

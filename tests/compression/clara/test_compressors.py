@@ -20,11 +20,12 @@ from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.compressors import AnswerCompressor, SummaryCompressor
 from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, QueueFullError
 from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
-from clara_proxy.compression.clara.worker import Worker, WorkerLimits
+from clara_proxy.compression.clara.worker import Worker
 from clara_proxy.compression.compressor import NO_USAGE, CompressedPassage, Gap, ModelUsage, Task
 from clara_proxy.compression.engine import CompressionJob, Engine
 from clara_proxy.compression.grounding import drop_unsupported, is_abstention
 from clara_proxy.compression.tokens import get_token_counter
+from clara_proxy.compression.worker import WorkerLimits
 
 PROSE = " ".join(
     f"In {1900 + year} the {kind} of the old town was mended by {1000 + 7 * year} people with patience and stone."

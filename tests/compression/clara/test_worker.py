@@ -30,7 +30,8 @@ from clara_proxy.compression.clara.latent_store import LatentStore
 from clara_proxy.compression.clara.latents import Latents
 from clara_proxy.compression.clara.model import ClaraModel
 from clara_proxy.compression.clara.model_source import LoadedModel
-from clara_proxy.compression.clara.worker import Worker, WorkerLimits, WorkerStatus
+from clara_proxy.compression.clara.worker import Worker
+from clara_proxy.compression.worker import WorkerLimits, WorkerStatus
 
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "", "the lamp, 1931", "answering 🙂", "x y z"]
 TIMEOUT = 30.0

@@ -1,10 +1,12 @@
 """The contract of every CLaRa backend: the same results alone and together, cancellation, deadlines, unloading.
 
-A tiny random checkpoint in this process, with torch and with MLX, and the same behind another proxy. The reference's
-golden checkpoints, if they are present, in the same places.
+A tiny random checkpoint in this process, in torch and MLX, the same behind another proxy, and the same decoded by
+vLLM: a double of it, or the real one with `CLARA_TEST_VLLM`, the path of its command (`benchmarks/vllm.py`). The
+reference's golden checkpoints, if they are present, in the same places; the real vLLM has no kernels for their heads.
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack, aclosing
@@ -19,86 +21,112 @@ import pytest_asyncio
 
 pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
+from clara_proxy.benchmarks.vllm_server import run_vllm
 from clara_proxy.compression.clara.async_engine import ClaraAnswer, ClaraBackend, LocalClara, LocalModelConfig
+from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, UnknownRateError
 from clara_proxy.compression.clara.jobs import ModelJob
-from clara_proxy.compression.clara.worker import WorkerLimits
+from clara_proxy.compression.clara.model_source import ModelSource
+from clara_proxy.compression.worker import WorkerLimits
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.http.exchange import Receive, Scope, Send
 from clara_proxy.proxy.http.remote_clara import RemoteClara
+from clara_proxy.proxy.http.vllm_clara import VllmClara
 from clara_proxy.tests import running
 from clara_proxy.tests.compression.clara.conftest import GOLDEN
 from clara_proxy.tests.compression.clara.golden_cases import FILES, read_cases
 from clara_proxy.tests.compression.clara.tiny import make_checkpoint
+from clara_proxy.tests.proxy.clara.vllm_double import VllmDouble
 from clara_proxy.tests.running import Proxy
 
 UNREACHABLE_URL = "http://127.0.0.1:9/v1"
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "the lamp, 1931", "answering 🙂", "x y z " * 30]
 SECONDS = 60.0
+HEAD_SIZE = 32  # vLLM's kernels have no smaller one
 CHECKPOINTS = sorted(str(folder.relative_to(GOLDEN / "checkpoints")) for folder in GOLDEN.glob("checkpoints/*/*")) or [
     "absent"
 ]
-FindMachine = Callable[[LocalModelConfig], Proxy]
-Open = Callable[[LocalModelConfig, FindMachine], ClaraBackend]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"), HEAD_SIZE)
+
+
+class Machines:
+    """Other machines with a model, each started when it is first asked for."""
+
+    def __init__(self, stack: ExitStack, make_folder: Callable[[str], Path]) -> None:
+        self._stack, self._make_folder = stack, make_folder
+        self._proxies: dict[str, Proxy] = {}
+        self._vllm_urls: dict[str, str] = {}
+
+    def find_proxy(self, config: LocalModelConfig) -> Proxy:
+        """Return a proxy with the model of this configuration."""
+        if config.model not in self._proxies:
+            local: dict[str, Any] = {"model": config.model, "base": config.base, "backend": "cpu"}
+            proxy = running.run_proxy(UNREACHABLE_URL, self._make_folder("data"), **local, api_key="secret")
+            self._proxies[config.model] = self._stack.enter_context(proxy)
+        return self._proxies[config.model]
+
+    def find_vllm(self, config: LocalModelConfig) -> str:
+        """Return the URL of a vLLM server, or of its double."""
+        if config.model not in self._vllm_urls:
+            command = None if Path(config.model).is_relative_to(GOLDEN) else os.environ.get("CLARA_TEST_VLLM")
+            if command:
+                source = ModelSource(Path(config.model), base=Path(config.base or ""))
+                server = self._stack.enter_context(run_vllm(Path(command), source, self._make_folder("vllm")))
+                self._vllm_urls[config.model] = server.url
+            else:
+                double = VllmDouble(Clara.from_pretrained(config.model, base=config.base, device="cpu"))
+                self._vllm_urls[config.model] = self._stack.enter_context(serve.run_in_thread(double))
+        return self._vllm_urls[config.model]
 
 
 @pytest.fixture(scope="module")
-def find_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FindMachine]:
-    """Return another machine with a model, started at the first call for it."""
-    machines: dict[str, Proxy] = {}
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     with ExitStack() as stack:
-
-        def find(config: LocalModelConfig) -> Proxy:
-            if config.model not in machines:
-                local: dict[str, Any] = {"model": config.model, "base": config.base, "backend": "cpu"}
-                folder = tmp_path_factory.mktemp("data")
-                proxy = running.run_proxy(UNREACHABLE_URL, folder, **local, api_key="secret")
-                machines[config.model] = stack.enter_context(proxy)
-            return machines[config.model]
-
-        yield find
+        yield Machines(stack, tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="module")
-def machine(checkpoint: Path, find_machine: FindMachine) -> Proxy:
+def machine(checkpoint: Path, machines: Machines) -> Proxy:
     """Another machine with the model."""
-    return find_machine(make_config(checkpoint))
+    return machines.find_proxy(make_config(checkpoint))
 
 
 def make_config(checkpoint: Path) -> LocalModelConfig:
     return LocalModelConfig(str(checkpoint / "clara"), None, str(checkpoint / "base"), "cpu", None, None)
 
 
-def open_local(config: LocalModelConfig, find_machine: FindMachine) -> ClaraBackend:
+def open_local(config: LocalModelConfig, machines: Machines) -> ClaraBackend:
     return LocalClara(config, WorkerLimits())
 
 
-def open_mlx(config: LocalModelConfig, find_machine: FindMachine) -> ClaraBackend:
+def open_mlx(config: LocalModelConfig, machines: Machines) -> ClaraBackend:
     return LocalClara(replace(config, device="mlx"), WorkerLimits())
 
 
-def open_remote(config: LocalModelConfig, find_machine: FindMachine) -> ClaraBackend:
-    return RemoteClara(config, find_machine(config).url, "secret", 256)
+def open_remote(config: LocalModelConfig, machines: Machines) -> ClaraBackend:
+    return RemoteClara(config, machines.find_proxy(config).url, "secret", 256)
+
+
+def open_vllm(config: LocalModelConfig, machines: Machines) -> ClaraBackend:
+    return VllmClara(config, WorkerLimits(), [machines.find_vllm(config)], None)
 
 
 # Each backend, and its largest difference from the reference in an embedding of length 1. Tokens must be equal.
-BACKENDS: dict[str, tuple[Open, float]] = {
+BACKENDS: dict[str, tuple[Callable[[LocalModelConfig, Machines], ClaraBackend], float]] = {
     "local": (open_local, 1e-5),
     "mlx": (open_mlx, 1e-5),
     "remote": (open_remote, 1e-5),
+    "vllm": (open_vllm, 1e-5),
 }
 
 
 @pytest_asyncio.fixture(params=list(BACKENDS))
-async def clara(
-    request: pytest.FixtureRequest, checkpoint: Path, find_machine: FindMachine
-) -> AsyncGenerator[ClaraBackend]:
-    backend = BACKENDS[request.param][0](make_config(checkpoint), find_machine)
+async def clara(request: pytest.FixtureRequest, checkpoint: Path, machines: Machines) -> AsyncGenerator[ClaraBackend]:
+    backend = BACKENDS[request.param][0](make_config(checkpoint), machines)
     yield backend
     await backend.aclose()
 
@@ -141,7 +169,7 @@ async def test_jobs_at_once_equal_one_at_a_time(clara: ClaraBackend, expected: l
 
 @pytest.mark.parametrize("backend", list(BACKENDS))
 @pytest.mark.parametrize("checkpoint_name", CHECKPOINTS)
-async def test_goldens_are_reproduced(checkpoint_name: str, backend: str, find_machine: FindMachine) -> None:
+async def test_goldens_are_reproduced(checkpoint_name: str, backend: str, machines: Machines) -> None:
     """All questions of a checkpoint's goldens are asked at once; texts and tokens equal the reference's."""
     if not GOLDEN.is_dir():
         pytest.skip("no golden folder ../shared/clara-format")
@@ -150,7 +178,7 @@ async def test_goldens_are_reproduced(checkpoint_name: str, backend: str, find_m
     embedded = [pair for case in cases for pair in case.list_embeddings() if pair[0]]  # the API refuses an empty text
     folder, base = GOLDEN / "checkpoints" / checkpoint_name, GOLDEN / "base" / "tiny-mistral"
     open_backend, tolerance = BACKENDS[backend]
-    clara = open_backend(LocalModelConfig(str(folder), None, str(base), "cpu", None, None), find_machine)
+    clara = open_backend(LocalModelConfig(str(folder), None, str(base), "cpu", None, None), machines)
     try:
         answers = await asyncio.gather(*(clara.run_job(job, SECONDS) for case in asked for job in case.make_jobs()))
         embeddings = await clara.embed([text for text, _ in embedded], SECONDS)

@@ -125,6 +125,12 @@ def test_unload_lets_the_model_go_and_the_next_request_loads_it(clara: Proxy) ->
     assert status["memory_bytes"]["process"] > 0
     assert status["busy_seconds"] > 0
     assert status["totals"]["latents_missing"] > 0
+    assert status["requests_served"] > 0
+    for _ in range(200):
+        if (status := httpx.get(f"{clara.url}/status").json())["last_activity"]:
+            break
+    assert 0 < status["seconds_until_unload"] <= status["keep_alive_seconds"]
+    assert status["last_activity"] < status["will_unload_at"]
     unloaded = post(clara, "/unload", {}).json()
     assert (unloaded["success"], unloaded["was_loaded"]) == (True, True)
     for _ in range(200):

@@ -51,11 +51,18 @@ def test_invalid_setting_is_named_with_status_2() -> None:
 
 def test_clara_server_takes_the_options_of_other_clara_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     started: list[Settings] = []
-    monkeypatch.setattr(cli, "_run_server", started.append)
+
+    def run_server(settings: Settings, *, reload: bool) -> None:
+        assert reload
+        started.append(settings)
+
+    monkeypatch.setattr(cli, "_run_server", run_server)
     options = {"--host": "127.0.0.1", "--port": "9000", "--model": "owner/name", "--subfolder": "compression-128"}
     options |= {"--backend": "cpu", "--keep-alive": "-1", "--log-level": "WARNING"}
     monkeypatch.setenv("CLARA_CACHE", str(tmp_path))
-    result = CliRunner().invoke(cli.clara_server_app, [part for pair in options.items() for part in pair])
+    result = CliRunner().invoke(
+        cli.clara_server_app, ["--reload", *(part for pair in options.items() for part in pair)]
+    )
     assert result.exit_code == 0, result.output
     (settings,) = started
     assert (settings.port, settings.model, settings.subfolder) == (9000, "owner/name", "compression-128")

@@ -38,7 +38,7 @@ option_headers = st.fixed_dictionaries(
         "x-clara-roles": st.sampled_from(["tool", "user", "tool, assistant", ""]),
         "x-clara-query": st.sampled_from(["which worker timed out?", "漢字", ""]),
         "x-clara-retrieve": st.sampled_from(["url", "none"]),
-        "x-clara-mode": st.sampled_from(["auto", "extract", "answer", "summary"]),
+        "x-clara-mode": st.sampled_from(["auto", "extract", "answer", "summary", "prune"]),
     },
 )
 

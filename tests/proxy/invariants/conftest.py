@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from clara_proxy.tests.proxy.inprocess import FakeWorker, InProcessProxy
+from clara_proxy.tests.proxy.inprocess import FakeWorker, InProcessProxy, create_fake_pruner
 from clara_proxy.tests.proxy.invariants.cases import PROTOCOLS, ProtocolCase
 
 
@@ -22,6 +22,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
                     adapter=protocol.adapter,
                     offer_tool=offer_tool,
                     clara_worker=FakeWorker(),
+                    pruner=create_fake_pruner(),
                 )
             )
             for offer_tool in (False, True)
@@ -32,5 +33,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def chat_proxy(tmp_path_factory: pytest.TempPathFactory) -> Generator[InProcessProxy]:
     """A proxy for tests that run on chat completions only."""
-    with InProcessProxy(tmp_path_factory.mktemp("chat"), clara_worker=FakeWorker()) as proxy:
+    with InProcessProxy(
+        tmp_path_factory.mktemp("chat"), clara_worker=FakeWorker(), pruner=create_fake_pruner()
+    ) as proxy:
         yield proxy

@@ -19,10 +19,10 @@ DEDUPLICATED = "shown before"  # the text of a repeated passage, which needs no 
 
 
 @whole_request_settings
-@given(chats(tags=False), json_styles)
-def test_extract_adds_no_word(case: ProtocolCase, conversation: Json, style: JsonStyle) -> None:
+@given(chats(tags=False), json_styles, st.sampled_from(["extract", "prune"]))
+def test_extract_and_prune_add_no_word(case: ProtocolCase, conversation: Json, style: JsonStyle, mode: str) -> None:
     body = case.convert(conversation)
-    sent = case.plain.send(style(body), {**LOW_MINIMUM, "x-clara-mode": "extract"})
+    sent = case.plain.send(style(body), {**LOW_MINIMUM, "x-clara-mode": mode})
     for before, after in case.iter_changes(body, sent.forwarded):
         words = WORD.findall(MARKER.sub("\n", after))
         assert set(words) <= set(WORD.findall(before))
