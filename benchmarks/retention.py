@@ -12,18 +12,17 @@ of the passages is compressed by them as well (`retention_peers`). The last line
 
 import argparse
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import log
 from pathlib import Path
 from time import perf_counter
 
 from ..compression import registry
-from ..compression.compressor import CompressedPassage, Gap, Task
+from ..compression.compressor import Task
 from ..compression.markers import render
 from ..compression.tokens import get_token_counter
+from ..proxy.evaluation.baselines import keep_lines, rank_by_bm25
 from . import retention_peers
 from .retention_cases import READERS, Case, count_survivors, read_cases
 
@@ -57,25 +56,12 @@ def keep_head_and_tail(task: Task, _: Sequence[str]) -> tuple[str, str]:
     """Keep the first and the last lines, half of the target each."""
     lines = task.text.split("\n")
     order = [index // 2 if index % 2 == 0 else len(lines) - 1 - index // 2 for index in range(len(lines))]
-    return _keep_lines(task, lines, order), "head+tail"
+    return keep_lines(task, lines, order), "head+tail"
 
 
-def rank_by_bm25(task: Task, _: Sequence[str]) -> tuple[str, str]:
-    """Keep the lines with the best BM25 score over lower-case words; of equal ones, the earlier."""
-    lines = task.text.split("\n") if "\n" in task.text else re.split(r"(?<=[.!?]) ", task.text)
-    question_words = set(re.findall(r"\w+", task.question.lower()))
-    words = [Counter(word for word in re.findall(r"\w+", line.lower()) if word in question_words) for line in lines]
-    document_frequencies = Counter(word for counts in words for word in counts)
-    average = sum(map(len, lines)) / len(lines) or 1.0
-    idf = {word: log(1 + (len(lines) - df + 0.5) / (df + 0.5)) for word, df in document_frequencies.items()}
-    scores = [
-        sum(
-            idf[word] * frequency * 2.2 / (frequency + 1.2 * (0.25 + 0.75 * len(line) / average))
-            for word, frequency in counts.items()
-        )
-        for line, counts in zip(lines, words, strict=True)
-    ]
-    return _keep_lines(task, lines, sorted(range(len(lines)), key=lambda index: -scores[index])), "bm25"
+def keep_best_lines(task: Task, _: Sequence[str]) -> tuple[str, str]:
+    """Keep the lines with the best BM25 score."""
+    return rank_by_bm25(task), "bm25"
 
 
 def keep_known_lines(task: Task, literals: Sequence[str]) -> tuple[str, str]:
@@ -83,43 +69,13 @@ def keep_known_lines(task: Task, literals: Sequence[str]) -> tuple[str, str]:
     lines = task.text.split("\n")
     candidates = [[index for index, line in enumerate(lines) if literal in line] for literal in literals]
     kept_lines = {min(places, key=lambda index: len(lines[index])) for places in candidates if places}
-    return _keep_lines(task, lines, sorted(kept_lines, key=lambda index: len(lines[index]))), "knowing"
-
-
-def _keep_lines(task: Task, lines: list[str], order: list[int]) -> str:
-    """Keep lines in this order while they fit; if the markers exceed the target, retry with a smaller budget."""
-    costs = [task.count(line) + 1 for line in lines]
-    budget = task.target
-    output = ""
-    for _ in range(4):
-        output = _select_within(budget, lines, costs, order)
-        if task.count(output) <= task.target:
-            break
-        budget = int(budget * 0.95 * task.target / task.count(output))
-    return output
-
-
-def _select_within(budget: int, lines: list[str], costs: list[int], order: list[int]) -> str:
-    kept: set[int] = set()
-    for index in order:
-        if costs[index] <= budget or not kept:
-            budget -= costs[index]
-            kept.add(index)
-    parts: list[str | Gap] = []
-    for index, line in enumerate(lines):
-        if index in kept:
-            parts.append(line)
-        elif parts and isinstance(parts[-1], Gap):
-            parts[-1] = Gap(parts[-1].left_out + 1, "lines")
-        else:
-            parts.append(Gap(1, "lines"))
-    return render(CompressedPassage(tuple(parts), len(lines), "lines"), None)
+    return keep_lines(task, lines, sorted(kept_lines, key=lambda index: len(lines[index]))), "knowing"
 
 
 METHODS: dict[str, Method] = {
     "extract": run_extract,
     "head+tail": keep_head_and_tail,
-    "bm25": rank_by_bm25,
+    "bm25": keep_best_lines,
     "knowing": keep_known_lines,
 }
 

@@ -18,6 +18,7 @@ class Task:
     `question` is the reason the passage was fetched, and may be empty. `target` is in tokens; a compressor that cannot
     reach it without losing important text stays above it. `count` counts tokens in the vocabulary of the request's
     model. With `fills_target`, the whole target is spent; otherwise only on text that is worth its tokens.
+    `skips`: the lines that `text` lacks, as offsets in it and numbers of lines.
     """
 
     text: str
@@ -25,6 +26,7 @@ class Task:
     target: int
     count: CountFunction
     fills_target: bool = True
+    skips: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ class ModelSettings(BaseSettings):
 
     model: str | None = Field(
         default=None,
-        description="Local CLaRa model: a directory or a hub repository such as `apple/CLaRa-7B-Instruct`; "
-        "`none` disables it. By default `clara-nano` from the package, if the extra `[clara]` is "
-        "installed.",
+        description="Local CLaRa or PISCO model: a directory or a hub repository such as `apple/CLaRa-7B-Instruct` or "
+        "`naver/pisco-mistral`; `none` disables it. By default `clara-nano` from the package, if the extra `[clara]` "
+        "is installed.",
     )
     subfolder: str | None = Field(
         default=None, description="Compression rate of the checkpoint, for example `compression-16`."

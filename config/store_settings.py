@@ -83,6 +83,14 @@ class StoreSettings(BaseSettings):
     response_cache_mb: int = Field(
         default=256, ge=1, description="Size limit of the response cache, in MiB; the oldest answers are deleted first."
     )
+    response_cache_url: Annotated[
+        str | None, require_scheme("sqlite", "postgresql", "postgres", "redis", "rediss", "unix")
+    ] = Field(
+        default=None,
+        repr=False,
+        description="Store of the response cache: `postgresql://...`, `redis://...` or `sqlite:///PATH`; by default a "
+        "file in the data directory. Replicas share one store.",
+    )
     keep_content: Literal["none", "passages"] = Field(
         default="none",
         description="Text that the dashboard may show and training may use: `none`, or `passages` for each "
@@ -107,6 +115,12 @@ class StoreSettings(BaseSettings):
         repr=False,
         description="Database of files and vector stores: `postgresql://...` or `sqlite:///PATH`; by default a file in "
         "the data directory.",
+    )
+    memory_index_mb: int = Field(
+        default=256,
+        ge=0,
+        description="Memory for the indexes of vector stores, in MiB; 100,000 passages take 40. A store that does not "
+        "fit is read again for each search.",
     )
     workers: int = Field(default=2, ge=1, le=64, description="Compressor threads of each process.")
     queue: int = Field(

@@ -25,6 +25,7 @@ LAYERS = (  # lowest first; the longest matching name decides
     "proxy.memory",
     "proxy.pipeline",
     "proxy.runtime",
+    "proxy.evaluation",
     "proxy.clara",
     "proxy.dashboard",
     "proxy.endpoints",

@@ -1,4 +1,4 @@
-"""Reads and verifies a CLaRa checkpoint: its config, its adapters and its vocabulary matrices.
+"""Reads and verifies a CLaRa or PISCO checkpoint: its config, its adapters and its vocabulary matrices.
 
 Nothing in a checkpoint is executed: its files can construct tensors only, and the Python file beside them is ignored.
 All adapters in the file are used at every training stage. An incomplete checkpoint is refused.
@@ -70,8 +70,10 @@ def load_checkpoint(
 
 def _parse_adapters(path: Path, config: CheckpointConfig, mapping: dict[str, Any]) -> dict[str, dict[str, Array]]:
     adapters = {name: _validate_tensors(path, tensors) for name, tensors in mapping.items()}
+    if config.family == "pisco" and config.raw.get("training_form") != "both_separately":
+        adapters.setdefault(ENCODER_ADAPTER, adapters.get(DECODER_ADAPTER, {}))  # trained as one
     for name in (ENCODER_ADAPTER, DECODER_ADAPTER) if config.has_lora else ():
-        if name not in adapters:
+        if not adapters.get(name):
             raise CheckpointError(f"{path}: has no {name} (only {', '.join(adapters) or 'an empty mapping'})")
     return adapters
 

@@ -1,4 +1,9 @@
-"""Reads a CLaRa checkpoint's `config.json`. Importing this module does not load torch, so start-up may use it."""
+"""Reads the `config.json` of a CLaRa or PISCO checkpoint.
+
+PISCO (NAVER, arXiv 2501.16075) is the compressor that CLaRa is built on: the same files, tokens and answer prompt. It
+reads 128 tokens of text into 8 memories. Its configuration names the model type `COCOM`, and no training stage.
+Importing this module does not load torch, so start-up may use it.
+"""
 
 import json
 from pathlib import Path
@@ -7,7 +12,12 @@ from typing import Any, Literal, NamedTuple
 from .exceptions import CheckpointError
 
 WeightFormat = Literal["int8", "int4"]
+Family = Literal["clara", "pisco"]
 Quantization = Literal["no", "int4", "int8"]  # "no" overrides the checkpoint
+
+
+_FAMILIES: dict[str, Family] = {"clara": "clara", "cocom": "pisco", "pisco": "pisco"}
+_MAX_PROMPT_TOKENS: dict[Family, int] = {"clara": 1024, "pisco": 2048}  # as in training
 
 
 class Abstention(NamedTuple):
@@ -35,6 +45,17 @@ class CheckpointConfig(NamedTuple):
     weight_format: WeightFormat | None
     raw: dict[str, Any]
     abstention: Abstention | None = None
+    family: Family = "clara"
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Return the length of the longest prompt in training."""
+        return _MAX_PROMPT_TOKENS[self.family]
+
+    @property
+    def can_paraphrase(self) -> bool:
+        """Return True if the model has learned to restate documents; PISCO has learned to answer questions only."""
+        return self.family == "clara"
 
 
 def read_checkpoint_config(folder: Path) -> CheckpointConfig:
@@ -57,9 +78,17 @@ def read_checkpoint_config(folder: Path) -> CheckpointConfig:
             weight_format=quantization if quantization in ("int4", "int8") else None,
             raw=raw,
             abstention=_parse_abstention(raw.get("abstention")),
+            family=_FAMILIES.get(str(raw.get("model_type", "clara")).lower(), "clara"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path}: not a CLaRa config.json: {_describe_config_error(error)}") from error
+        raise CheckpointError(
+            f"{path}: not a config.json of CLaRa or PISCO: {_describe_config_error(error)}"
+        ) from error
+    if config.raw.get("compr_model_name"):
+        raise CheckpointError(
+            f"{path}: compr_model_name is {config.raw['compr_model_name']!r}: checkpoints with a compressor network of "
+            "their own, such as OSCAR's, are not supported"
+        )
     if config.memory_tokens < 1:
         raise CheckpointError(
             f"{path}: no memory token: compr_rate {rate} must not be larger than doc_max_length {limit}"

@@ -80,7 +80,7 @@ class Clara:
         row = self.config.max_document_tokens + 3 + self.config.memory_tokens
         if row > positions:
             raise CheckpointError(f"a document takes {row} positions, but the base model has only {positions}")
-        compat = compat or Compat()
+        compat = compat or Compat(max_prompt_tokens=self.config.max_prompt_tokens)
         self.compat = replace(compat, max_prompt_tokens=min(compat.max_prompt_tokens, positions))
         self.store = store
 
@@ -286,7 +286,9 @@ class Clara:
         return self._apply_abstention(prepared, question, latents, retrieval)
 
     def prepare_paraphrase(self, template: int | str, latents: Latents) -> PreparedPrompt:
-        """Lay out a paraphrase; if not all memories fit, the first ones are used."""
+        """Lay out a paraphrase of all memories or the first ones that fit. Raises `ClaraError` for a PISCO model."""
+        if not self.config.can_paraphrase:
+            raise ClaraError("this checkpoint is PISCO's, which answers questions and has not learned to paraphrase")
         plan = plan_prompt(prompts.paraphrase_prompt(template), range(len(latents)), range, self.tokenizer, self.compat)
         return self._build_prompt(plan, latents)
 

@@ -44,7 +44,8 @@ DEFAULT_ACCESS = HubAccess()
 def find_checkpoint_folder(source: str | Path, subfolder: str | None, access: HubAccess = DEFAULT_ACCESS) -> Path:
     """Return the folder of a complete checkpoint; `source` is a folder, a hub repository, or a bundled model.
 
-    A repository holds one checkpoint per compression rate; `subfolder` selects it and is `compression-16` by default.
+    CLaRa's repositories hold one checkpoint per compression rate; `subfolder` selects it and is `compression-16` by
+    default. PISCO's repositories are one checkpoint, without a subfolder.
     Raises `CheckpointError` naming a missing file or a repository that cannot be downloaded.
     """
     local = BUNDLED_MODELS.get(str(source), Path(source).expanduser())
@@ -52,9 +53,26 @@ def find_checkpoint_folder(source: str | Path, subfolder: str | None, access: Hu
         return _require_files(_select_subfolder(local, subfolder), CHECKPOINT_FILES)
     name = str(source)
     _require_repo_name(name)
-    subfolder = subfolder or DEFAULT_SUBFOLDER
-    files = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
-    return _require_files(_fetch_snapshot(name, files, files, access) / subfolder, CHECKPOINT_FILES)
+    candidates = list_subfolders(subfolder)
+    snapshot = _fetch_snapshot(name, _list_files(candidates), [_list_files([folder]) for folder in candidates], access)
+    return _require_files(snapshot / (find_complete_subfolder(snapshot, subfolder) or candidates[0]), CHECKPOINT_FILES)
+
+
+def list_subfolders(subfolder: str | None) -> list[str]:
+    """Return the possible folders of a repository's checkpoint: the subfolder, or `compression-16` and the top."""
+    return [subfolder] if subfolder else [DEFAULT_SUBFOLDER, "."]
+
+
+def find_complete_subfolder(snapshot: Path, subfolder: str | None) -> str | None:
+    """Return the subfolder of a repository's folder with a complete checkpoint, "." for the top; None without one."""
+    for name in list_subfolders(subfolder):
+        if all((snapshot / name / file).is_file() for file in CHECKPOINT_FILES):
+            return name
+    return None
+
+
+def _list_files(subfolders: Sequence[str]) -> list[str]:
+    return [file if name == "." else f"{name}/{file}" for name in subfolders for file in CHECKPOINT_FILES]
 
 
 def find_rates(source: str | Path, subfolder: str | None, access: HubAccess = DEFAULT_ACCESS) -> dict[int, str | None]:
@@ -68,12 +86,12 @@ def find_rates(source: str | Path, subfolder: str | None, access: HubAccess = DE
         default = find_checkpoint_folder(source, subfolder)
     else:
         _require_repo_name(str(source))
-        name = subfolder or DEFAULT_SUBFOLDER
-        files = [f"{name}/{file}" for file in CHECKPOINT_FILES]
-        local_snapshot = find_cached_snapshot(str(source), files, files, access.cache)
+        candidates = list_subfolders(subfolder)
+        layouts = [_list_files([name]) for name in candidates]
+        local_snapshot = find_cached_snapshot(str(source), _list_files(candidates), layouts, access.cache)
         if local_snapshot is None:
             return {}
-        local, default = local_snapshot, local_snapshot / name
+        local, default = local_snapshot, local_snapshot / (find_complete_subfolder(local_snapshot, subfolder) or ".")
     rates: dict[int, str | None] = {read_checkpoint_config(default).compression_rate: subfolder}
     if default == local:  # the folder is a checkpoint itself
         return rates
@@ -99,7 +117,7 @@ def find_base_folder(config: dict[str, Any], override: str | Path | None, access
         raise CheckpointError(f"no base model {name!r} (decoder_model_name) found; pass its folder as `base`")
     if repo != name:
         _log.info("decoder_model_name is a path on the trainer's machine; using %s", repo)
-    return _require_weights(_fetch_snapshot(repo, list(_BASE_FILE_PATTERNS), BASE_FILES, access))
+    return _require_weights(_fetch_snapshot(repo, list(_BASE_FILE_PATTERNS), [BASE_FILES], access))
 
 
 def _require_repo_name(name: str) -> None:
@@ -143,9 +161,9 @@ def _require_files(folder: Path, files: Sequence[str]) -> Path:
 
 
 def find_cached_snapshot(
-    repo: str, patterns: Sequence[str], needed: Sequence[str], cache: Path | None = None
+    repo: str, patterns: Sequence[str], layouts: Sequence[Sequence[str]], cache: Path | None = None
 ) -> Path | None:
-    """Return the folder of a repository in a cache if it has the `needed` files; uses no network.
+    """Return the folder of a repository in a cache if it has all files of one of the `layouts`; uses no network.
 
     `cache` is searched first, then the hub client's own cache.
     """
@@ -157,16 +175,16 @@ def find_cached_snapshot(
         options: dict[str, Any] = {} if cache_folder is None else {"cache_dir": cache_folder}
         with suppress(LocalEntryNotFoundError, HFValidationError):
             folder = Path(hub.snapshot_download(repo, allow_patterns=list(patterns), local_files_only=True, **options))
-            if all((folder / file).is_file() for file in needed):
+            if any(all((folder / file).is_file() for file in files) for files in layouts):
                 return folder
     return None
 
 
-def _fetch_snapshot(repo: str, patterns: list[str], needed: Sequence[str], access: HubAccess) -> Path:
+def _fetch_snapshot(repo: str, patterns: list[str], layouts: Sequence[Sequence[str]], access: HubAccess) -> Path:
     import huggingface_hub  # noqa: PLC0415 - only when no folder was given
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
-    cached = find_cached_snapshot(repo, patterns, needed, access.cache)
+    cached = find_cached_snapshot(repo, patterns, layouts, access.cache)
     if cached is not None:
         return cached
     if not access.may_download:

@@ -23,7 +23,7 @@ class Compat:
     `long_text`: "split" reads a long document in windows; "cut" drops its tail, and that of a prompt, like the
     reference. `special_text`: "plain" reads `</s>` in a text as characters, "parse" as the token.
     `skip_decoder_adapter`: ignore the decoder adapter of an Instruct checkpoint, like Apple's loader.
-    `max_prompt_tokens`: the models were trained with 1024.
+    `max_prompt_tokens`: CLaRa was trained with 1024, PISCO with 2048.
     """
 
     long_text: Literal["split", "cut"] = "split"

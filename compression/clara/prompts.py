@@ -1,9 +1,10 @@
-"""The prompts that CLaRa was trained on; other prompts do not belong here.
+"""The prompts that CLaRa and PISCO were trained on; other prompts do not belong here.
 
 These strings are the interface of the released models and come from Apple's reference (github.com/apple/ml-clara,
-`openrlhf/models/modeling_clara.py`, Copyright (C) 2025 Apple Inc.). They are the only text of this project taken from
-elsewhere, and must not change: with one other character, a prompt is not the learned one. A prompt is a head and a
-tail, with nothing but the memory slots between them.
+`openrlhf/models/modeling_clara.py`, Copyright (C) 2025 Apple Inc.). The answer prompt is PISCO's, too, on which CLaRa
+is built (huggingface.co/naver/pisco-mistral, `modelling_pisco.py`, Copyright (c) NAVER Corp.). They are the only text
+of this project taken from elsewhere, and must not change: with one other character, a prompt is not the learned one. A
+prompt is a head and a tail, with nothing but the memory slots between them.
 """
 
 from typing import NamedTuple

@@ -40,6 +40,7 @@ _PREFIXES = (  # group 1 names the section, group 2 is the time
     re.compile(r"(#\d{1,4}) (\d{1,6}\.\d{1,4}(?: |$))"),  # a step of an image build
     re.compile(r"([A-Za-z][\w.-]{0,60}) {1,40}\|(?: ()|$)"),  # a service
     re.compile(r"(npm (?:ERR!|error|warn))(?: ()|$)"),
+    re.compile(r"(@?[a-z/][\w./@-]{0,80}:[a-z][\w./-]{0,40}(?::[a-z][\w./-]{0,40})?):(?: ()|$)"),  # package and task
 )
 _BUILD_COMMAND = re.compile(
     r"^(?:##\[(?:group|error|section|command)\]|::(?:group|error)|section_start:)", re.MULTILINE

@@ -94,6 +94,14 @@ def has_timestamp(line: str) -> bool:
     return _TIMESTAMP.match(line) is not None
 
 
+def find_entry(text: str, offset: int) -> int:
+    """Return the offset of the first entry that begins at or behind an offset; the length of the text without one."""
+    while (offset := text.find("\n", offset) + 1) > 0:
+        if _ENTRY_START.match(text, offset, offset + MAX_START_CHARACTERS):
+            return offset
+    return len(text)
+
+
 def parse_entries(text: str, weights: LogWeights) -> LogEntries:
     """Group lines into entries, and cut entries with long stack traces into pieces."""
     spans = lines.find_line_spans(text)

@@ -8,12 +8,13 @@ shrinks to the messages and the innermost frame; other entries are never cut.
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from math import log
 from typing import TypeVar
 
 from ..compressor import CompressedPassage, Task
 from . import log_entries
-from .core import line_values, severity
+from .core import line_values, severity, thinning
 from .core.scoring import boost_ends, score_question, smooth_scores
 from .core.selection import Units, compress_units
 from .log_entries import LogEntries, LogWeights
@@ -48,6 +49,7 @@ class LogCompressor:
     def compress(self, task: Task) -> CompressedPassage | None:
         """Select entries and fold look-alikes."""
         weights = self.weights
+        task = thinning.thin(task, partial(log_entries.find_entry, task.text))
         entries = log_entries.parse_entries(task.text, weights)
         templates = log_entries.extract_entry_templates(task.text, entries, weights)
         scores = _score_entries(task, entries, templates, weights)

@@ -5,7 +5,6 @@ the lines that it belongs to (see `core.records`), and a short record is kept wh
 """
 
 import re
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from itertools import pairwise
 from math import log
 
 from ..compressor import CompressedPassage, Task
-from .core import answer_types, bm25, line_values, lines, records, severity
+from .core import answer_types, bm25, diagnosis, line_values, lines, record_starts, records, severity, thinning
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.lines import LineWeights
@@ -28,20 +27,15 @@ _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
 _COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
 _STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "truncated")
 _COUNTER = re.compile(
-    r"\b(?:exit[ _-]?(?:code|status)|restart(?:s|[ _]?count)|errors?|fail(?:ed|ures?)|unreachable|rejected|killed)"
+    r"(?<!#)\b(?:exit[ _-]?(?:code|status)|restart(?:s|[ _]?count)|errors?|fail(?:ed|ures?)|unreachable|rejected|"
+    r"killed)"
     r"[\"']?\s{0,20}[:=]\s{0,20}[\"']?(\d+)\b",
     re.IGNORECASE,
 )
 _FAILED_STATE = re.compile(
     r"[a-z]backoff\b|\b(?:unhealthy|degraded|evicted|oomkilled|not ?ready|truncated)\b", re.IGNORECASE
 )
-_DIGEST = re.compile(r"\b[0-9a-f]{32,}\b")
 _HINT = re.compile(r"[ \t]*\([A-Za-z][^\n]*\)\s*$")  # `(use "git add <file>..." to update what will be committed)`
-_DIAGNOSIS = re.compile(
-    r"\b(?:why|wrong|broken?|problems?|errors?|fail\w*|crash\w*|restart\w*|down|hang\w*|slow|fix|debug|investigate|"
-    r"healthy|unhealthy|succeed\w*|work(?:s|ed|ing)?)\b",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +61,9 @@ class PlainTextWeights(LineWeights):
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
     asked_bonus: float = weight(1.0, "a field with the greatest or the least value, if asked for")
     named_bonus: float = weight(1.0, "one of a few lines that begin with a word of the question")
-    digest_factor: float = weight(0.3, "a line with a digest, if the question asks what is wrong", "factor")
+    named_record_bonus: float = weight(0.6, "a line directly below such a line")
+    remedy_bonus: float = weight(1.0, "a remedy, or a setting related to the failure, if something is wrong")
+    boilerplate_factor: float = weight(0.3, "a digest, or where a log is, if the question asks what is wrong", "factor")
     hint_factor: float = weight(0.3, "a line in brackets", "factor")
     section_severity: float = weight(0.7, "part of a severity in a section that lines outside of it gain", "factor")
     whole_record_share: float = weight(0.12, "length of a record kept whole, at most", "share of target")
@@ -92,7 +88,8 @@ class PlainTextCompressor:
 
     def compress(self, task: Task) -> CompressedPassage | None:
         """Keep verdicts and errors, matches of the question, rare lines, and both ends."""
-        weights, text = self.weights, task.text
+        weights, task = self.weights, _thin(task)
+        text = task.text
         spans = lines.find_line_spans(text)
         if not spans:
             return None
@@ -106,7 +103,9 @@ class PlainTextCompressor:
         firsts = records.group_lines(structure, spans, limit)
         bounds = list(pairwise([*firsts, len(spans)]))
         owners = [unit for unit, (first, after) in enumerate(bounds) for _ in range(first, after)]
-        outline = [] if _DIAGNOSIS.search(task.question) else self._list_outline(task, spans, structure, owners)
+        outline = (
+            [] if diagnosis.asks_what_is_wrong(task.question) else self._list_outline(task, spans, structure, owners)
+        )
         unit_templates = ["\n".join(templates[first:after]).replace("\0", "") for first, after in bounds]
         shapes = line_values.find_shapes(templates)
         units = Units(
@@ -157,7 +156,7 @@ class PlainTextCompressor:
         grades: Sequence[int],
     ) -> list[float]:
         weights = self.weights
-        is_diagnosis = _DIAGNOSIS.search(task.question) is not None
+        is_diagnosis = diagnosis.asks_what_is_wrong(task.question)
         match_factor, severity_factor = weights.diagnosis_factors if is_diagnosis else (1.0, 1.0)
         matches = self._match_question(task, spans, structure, templates)
         frequencies = Counter(templates)
@@ -203,9 +202,17 @@ class PlainTextCompressor:
             share = min(1.0, weights.max_outline_lines / siblings[structure.parents[index]])
             scores[index] += weights.outline_bonus * share / (1 + depths[index]) / frequencies[templates[index]]
         query = bm25.parse_query(task.question, weights)
+        asked = bm25.parse_query(answer_types.extract_last_question(task.question), weights)
+        named = set(line_values.find_named_lines(task.text, spans, asked))  # a call may name many more
+        remedies: list[int] = []
+        if diagnosis.asks_what_is_wrong(task.question):
+            remedies += diagnosis.find_remedies(task.text, spans)
+            remedies += diagnosis.find_related_settings(task.text, spans)
         for indices, bonus in (
+            (remedies, weights.remedy_bonus),
             (line_values.find_asked_values(task.text, spans, task.question, query), weights.asked_bonus),
-            (line_values.find_named_lines(task.text, spans, query), weights.named_bonus),
+            (named or line_values.find_named_lines(task.text, spans, query), weights.named_bonus),
+            ([index for index, parent in enumerate(structure.parents) if parent in named], weights.named_record_bonus),
             (line_values.find_far_numbers(task.text, spans, templates), weights.far_number_bonus),
             (find_odd_openings(task.text, spans, weights), weights.odd_opening_bonus),
         ):
@@ -226,9 +233,9 @@ class PlainTextCompressor:
                 scores[index] = 0.0
             elif _HINT.match(task.text, *spans[index]):
                 scores[index] *= self.weights.hint_factor
-        if _DIAGNOSIS.search(task.question):
-            for match in _DIGEST.finditer(task.text):
-                scores[bisect_right(spans, (match.start(), len(task.text))) - 1] *= self.weights.digest_factor
+        if diagnosis.asks_what_is_wrong(task.question):
+            for index in diagnosis.find_boilerplate(task.text, spans):
+                scores[index] *= self.weights.boilerplate_factor
 
     def _match_question(
         self, task: Task, spans: Sequence[Span], structure: Structure, templates: Sequence[str]
@@ -265,6 +272,21 @@ class PlainTextCompressor:
                     scores[index] * (0.5 + 0.5 * record_score) + record_weight * record_score + inherited[index]
                 )
         return scores
+
+
+def _thin(task: Task) -> Task:
+    """Leave out most records of a long text, but none with a value that the question asks for, and no line above."""
+    if not thinning.is_long(task):
+        return task
+    starts = record_starts.RecordStarts(task.text)
+    if not starts.is_known:
+        return task
+    needed = list(starts.roots)
+    if answer_types.GREATEST.search(task.question) or answer_types.LEAST.search(task.question):
+        spans = lines.find_line_spans(task.text)
+        query = bm25.parse_query(task.question)
+        needed += [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]
+    return thinning.thin(task, starts.find_cut, needed)
 
 
 def score_records(

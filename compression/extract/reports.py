@@ -12,7 +12,7 @@ from math import log, sqrt
 
 from ..compressor import CompressedPassage, Task
 from . import search
-from .core import lines, severity, stack_traces
+from .core import lines, severity, stack_traces, thinning
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.scoring import boost_ends, score_question, smooth_scores
@@ -23,7 +23,7 @@ MAX_LINE_CHARACTERS = 400  # matched against the patterns
 MAX_REASONS = 8  # that share a place
 
 _SEPARATOR_LINE = re.compile(r"[\W_]+$")
-_TITLE, _DIFF_HEADER, _REASON, _PLACE, _POINTER = "title", "diff", "reason", "place", "pointer"
+_TITLE_ROLE, _DIFF_HEADER, _REASON, _PLACE, _POINTER = "title", "diff", "reason", "place", "pointer"
 _ROLE = re.compile(  # the part of a line in a failure
     r"(?P<title>\s{0,8}● \S|_{2,} \S.{0,200} _{2,}\s*$|\s{0,6}\d{1,4}\) \S|---- \S.{0,200} ----\s*$"
     r"|={2,} (?:FAIL|ERROR): )"
@@ -36,6 +36,17 @@ _ROLE = re.compile(  # the part of a line in a failure
     r"|(?P<place>\s*(?:-->|:::|╭─\[|┌─|at) \S{1,300}:\d+|\S{1,300}:\d+: [\w.]{1,100}\s*$"
     r"|\s{1,12}[\w./-]{1,200}\.\w{1,5}:\d+: \S)"
     r"|(?P<pointer>\s*>\s{1,4}(?:\d+ \||\S))"
+)
+_TITLE = r"_{2,} \S[^\n]{0,200} _{2,}|\s{0,8}● \S|\s{0,6}\d{1,4}\) \S|-{4} \S|={2,} (?:FAIL|ERROR): "
+_RESULT = (  # of one test
+    r"[^\s:]{1,300}+::\S{1,300}+ (?:PASSED|FAILED|SKIPPED|ERROR|XFAIL)\b|(?:PASSED|FAILED|ERROR) \S|(?:not )?ok \d"
+    r"|test \S{1,300}+ \.\.\. |(?:PASS|FAIL)  ?\S|--- (?:PASS|FAIL|SKIP): |\[(?:INFO|ERROR|WARNING)\] "
+)
+_TITLE_LINE = re.compile(rf"\n(?:{_TITLE})")
+_SECTION_START = re.compile(rf"\n(?={_TITLE}|==+ |{_RESULT})")  # in a report with titles
+_FAILURE_START = re.compile(  # in other reports
+    rf"\n[ \t\r]{{0,8}}\n(?=[^\s)}}\]])(?!Caused by|Suppressed|During handling|The above)|\n(?={_RESULT})"
+    r"|(?<=\d\))\n(?=[\w.$]{0,200}(?:Exception|Error)\b)"  # below the last frame of a trace
 )
 _DIFF_LINE = re.compile(r"\s*[-+](?!\s*$)")
 _EXPLANATION = re.compile(r"E\s{2,}")  # of pytest
@@ -75,7 +86,8 @@ class ReportCompressor:
 
     def compress(self, task: Task) -> CompressedPassage | None:
         """Keep every verdict once, the ends of the traces, and matches of the question."""
-        text, weights = task.text, self.weights
+        weights, task = self.weights, _thin(task)
+        text = task.text
         trace = stack_traces.group_frames(text, lines.find_line_spans(text))
         templates = lines.extract_placeless_templates(text, trace.spans)
         grades = _grade_explanations(text, trace, severity.grade_lines(text, trace.spans), weights)
@@ -135,6 +147,21 @@ class ReportCompressor:
         return scores
 
 
+def _thin(task: Task) -> Task:
+    """Leave out most results and failures of a long report."""
+    text = task.text
+    if not thinning.is_long(task):
+        return task
+    has_titles = _TITLE_LINE.search(text) is not None
+    start = _SECTION_START if has_titles else _FAILURE_START
+
+    def find_cut(offset: int) -> int:
+        match = start.search(text, max(0, offset - 1))
+        return match.end() if match is not None else len(text)
+
+    return thinning.thin(task, find_cut)
+
+
 def _score_reasons(text: str, trace: TraceLines, grades: Sequence[int], bonus: float) -> list[float]:
     """Score lines that give a reason: indented below a verdict (1, 1/2, 1/3, ... of the bonus), or above a trace."""
     scores = [0.0] * len(trace.spans)
@@ -185,16 +212,16 @@ class _FailureReader:
         role = _classify_line(self._text, start, end, in_diff=self._diff_lines > 0)
         self._diff_lines = weights.max_diff_lines if role == _DIFF_HEADER else self._diff_lines - 1
         is_place = role == _PLACE and bool(self._reasons)
-        if role == _TITLE or (self._title >= 0 and _ends_section(self._text, self._title_start, start)):
+        if role == _TITLE_ROLE or (self._title >= 0 and _ends_section(self._text, self._title_start, start)):
             self._title, self._title_start = -1, start
-        self.parents.append(self._title)
-        if role == _TITLE:
+        self.parents.append(self._reasons[0] if is_place and self._title < 0 else self._title)
+        if role == _TITLE_ROLE:
             self._title = index
         if is_place:
             self.partners.update({reason: index for reason in self._reasons if reason not in self.partners})
         if is_place or role not in {"", _PLACE}:
             self.bonuses[index] = weights.pointer_bonus if role == _POINTER else weights.essential_bonus
-        self._update_reasons(index, role, is_reason=role == _REASON or (is_error and role not in {_TITLE, _PLACE}))
+        self._update_reasons(index, role, is_reason=role == _REASON or (is_error and role not in {_TITLE_ROLE, _PLACE}))
 
     def _update_reasons(self, index: int, role: str, *, is_reason: bool) -> None:
         if role == _REASON and self._pair == index - 1 and self._pair not in self.partners:
@@ -204,7 +231,7 @@ class _FailureReader:
         elif role == _REASON:
             self._pair = index
         is_far = bool(self._reasons) and index - self._reasons[-1] >= self._weights.location_distance
-        if role in {_TITLE, _PLACE} or is_far:
+        if role in {_TITLE_ROLE, _PLACE} or is_far:
             self._reasons = []
         if is_reason:
             self._reasons.append(index)

@@ -9,11 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from math import log
 
 from ..compressor import CompressedPassage, Task
-from .core import lines, severity
+from .core import lines, severity, thinning
 from .core.base_weights import ExtractWeights, weight
 from .core.bm25 import Span
 from .core.scoring import score_question, smooth_scores
@@ -62,6 +63,7 @@ _SUMMARY = re.compile(_SUMMARY_PATTERN)
 _QUESTION_PATH = re.compile(r"[\w./\\@+-]*\.\w{1,8}\b")
 _WRAPPED_MESSAGE = re.compile(r"(?:^|\s)\[[\w-]{2,60}\]\s*$")  # ends with the code of a rule
 _SEPARATOR = re.compile(r"[\W_]+$")
+_RESULT_START = re.compile(rf"{_PATH}")
 
 
 def _are_values_aligned(sample: Sequence[str]) -> bool:
@@ -89,7 +91,8 @@ class SearchResultCompressor:
 
     def compress(self, task: Task) -> CompressedPassage | None:
         """Select lines by the question, spread over the files."""
-        text, weights = task.text, self.weights
+        weights, task = self.weights, thinning.thin(task, partial(_find_result, task.text))
+        text = task.text
         results = _read_results(text)
         spans, files = results.spans, results.files
         matches = score_question(text, spans, task.question, weights)
@@ -167,6 +170,14 @@ class _Results:
         """Add a line to the last result."""
         self.spans[-1] = (self.spans[-1][0], end)
         self.sizes[-1] += 1
+
+
+def _find_result(text: str, offset: int) -> int:
+    """Return the offset of the first line, at or behind an offset, that is neither indented nor below a heading."""
+    while (offset := text.find("\n", offset) + 1) > 0:
+        if _RESULT_START.match(text, offset) and not _HEADED_LINE.match(text, offset):
+            return offset
+    return len(text)
 
 
 def _read_results(text: str) -> _Results:

@@ -1,10 +1,11 @@
-"""Turns the text of a document into chunks with terms and vectors, ready to be stored."""
+"""Turns the text of a document into chunks with postings and vectors, ready to be stored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import embeddings
 from . import chunks, lexical
+from .passage_index import encode_postings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,13 +16,13 @@ _BATCH_CHUNKS = 256
 
 
 class IndexedChunk(NamedTuple):
-    """A chunk: its offsets in the document, titles of its sections, text, terms and int8 vector."""
+    """A chunk: its offsets in the document, titles of its sections, text, postings and int8 vector."""
 
     start: int
     end: int
     titles: tuple[str, ...]
     text: str
-    terms: list[str]
+    postings: bytes
     vector: bytes
 
 
@@ -38,12 +39,16 @@ def index_document(document: str, name: str, max_tokens: int, overlap_tokens: in
     for first in range(0, len(pieces), _BATCH_CHUNKS):
         batch = pieces[first : first + _BATCH_CHUNKS]
         texts = [document[piece.start : piece.end] for piece in batch]
-        described = ["\n".join([name, *piece.titles, text]) for piece, text in zip(batch, texts, strict=True)]
+        described = [describe_chunk(name, piece.titles, text) for piece, text in zip(batch, texts, strict=True)]
         vectors = encode_vectors(described)
         for piece, text, description, vector in zip(batch, texts, described, vectors, strict=True):
-            yield IndexedChunk(
-                piece.start, piece.end, piece.titles, text, lexical.list_terms(description), vector.tobytes()
-            )
+            postings = encode_postings(lexical.list_terms(description))
+            yield IndexedChunk(piece.start, piece.end, piece.titles, text, postings, vector.tobytes())
+
+
+def describe_chunk(name: str, titles: Iterable[str], text: str) -> str:
+    """Return the text under which a chunk is found: the name of its file, its titles and its text."""
+    return "\n".join([name, *titles, text])
 
 
 def encode_vectors(texts: list[str]) -> "NDArray[np.int8]":

@@ -16,10 +16,10 @@ def list_terms(text: str) -> list[str]:
     return [term for word in words if word.lower() not in bm25.STOP_WORDS for term in _extract_terms(word)]
 
 
-def list_query_terms(question: str) -> list[str]:
-    """Return the distinct terms of a question, the weightiest first, at most `MAX_QUERY_TERMS`."""
+def weigh_query_terms(question: str) -> dict[str, float]:
+    """Return the distinct terms of a question with their weights, the weightiest first, at most `MAX_QUERY_TERMS`."""
     weights = bm25.parse_query(question).term_weights
-    return sorted(weights, key=lambda term: -weights[term])[:MAX_QUERY_TERMS]
+    return dict(sorted(weights.items(), key=lambda entry: -entry[1])[:MAX_QUERY_TERMS])
 
 
 def score_texts(texts: list[str], question: str) -> list[float]:

@@ -22,7 +22,7 @@ from ..http.request_options import RequestOptions
 from ..http.shadow import BodyRecorder
 from ..protocols import offload
 from ..protocols.json_types import Json
-from ..stores.cached_responses import CachedResponse, ResponseStore
+from ..stores.cached_responses import CachedResponse, ResponseStorage
 from ..stores.errors import describe
 from ..stores.ledger_row import COUNT_TOKENS_PROTOCOL
 from ..stores.originals_store import OriginalsError
@@ -48,7 +48,7 @@ class Hit(NamedTuple):
 class ResponseCache:
     """The response cache of a proxy; without a store it is off."""
 
-    def __init__(self, store: ResponseStore | None, settings: Settings) -> None:
+    def __init__(self, store: ResponseStorage | None, settings: Settings) -> None:
         self._store = store
         self._is_semantic = settings.response_cache == "semantic"
         self._ttl = settings.response_cache_ttl
@@ -120,7 +120,7 @@ class ResponseCache:
             return None
         return key if key is None or is_comparable else key._replace(question=None)
 
-    async def _find(self, store: ResponseStore, owner_id: str, key: CacheKey, max_age: float) -> Hit | None:
+    async def _find(self, store: ResponseStorage, owner_id: str, key: CacheKey, max_age: float) -> Hit | None:
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
                 if (body := await store.read(owner_id, key.name, max_age)) is not None:
@@ -136,7 +136,7 @@ class ResponseCache:
             return None
 
 
-async def _record(store: ResponseStore, response: CachedResponse, context: RequestContext) -> None:
+async def _record(store: ResponseStorage, response: CachedResponse, context: RequestContext) -> None:
     """Store an answer if it is complete; a failure is only logged."""
     answer = response.body.partition(b"\n")[2]
     try:

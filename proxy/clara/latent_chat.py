@@ -19,7 +19,7 @@ from ...compression.transcript import Turn
 from ..http.exchange import EVENT_STREAM_HEADERS, JSON_HEADERS, Exchange
 from ..http.request_context import RequestContext
 from ..pipeline.compress import ConversationCompressor
-from ..protocols import chat, sse
+from ..protocols import chat, responses, sse
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
@@ -54,12 +54,16 @@ def is_clara_model(model: str) -> bool:
 def is_answered_by_clara(context: RequestContext, adapter: ProtocolAdapter, clara: ClaraBackend | None) -> bool:
     """Return True if CLaRa answers a request: its model is `clara`, or its mode is latent and there is a model."""
     is_latent = context.options.mode == "latent" and not context.options.bypass and clara is not None
+    if adapter is responses.ADAPTER:
+        return is_clara_model(context.model)
     return adapter is chat.ADAPTER and (is_latent or is_clara_model(context.model))
 
 
 def build_wrong_path_error(model: str) -> ApiError:
     """Return the error for a request that names a local model on a path that only forwards."""
-    message = f"the model {model} is local and answers on /v1/chat/completions only; send the request there"
+    message = (
+        f"the model {model} is local and answers on /v1/chat/completions and /v1/responses; send the request there"
+    )
     return ApiError(400, message, param="model", code="unsupported_model")
 
 
@@ -132,7 +136,7 @@ async def answer_chat(
     request = request._replace(documents=[*request.documents, *memories])
     seconds = services.settings.clara_timeout
     context.mode, context.engine, context.outcome = "latent", clara.name, "served"
-    await _count_received_tokens(context, body, services.conversation_compressor)
+    await count_received_tokens(context, body, services.conversation_compressor)
     common = {"id": context.id.replace("req_", "chatcmpl-"), "created": int(context.timestamp), "model": context.model}
     with map_clara_errors():
         if body.get("stream") is True:
@@ -140,7 +144,7 @@ async def answer_chat(
             await _stream_answer(exchange, context, common, pieces, wants_usage=_wants_usage(body))
             return
         answer = await clara.answer(*request, seconds)
-    _record_usage(context, answer)
+    record_usage(context, answer)
     message = {"role": "assistant", "content": answer.text}
     choice = {"index": 0, "message": message, "finish_reason": answer.finish, "logprobs": None}
     completion = {**common, "object": "chat.completion", "choices": [choice], "usage": build_usage(answer)}
@@ -165,7 +169,7 @@ async def _stream_answer(
             if piece:
                 await exchange.write_chunk(_format_chunk(common, {"content": piece}))
             piece = await anext(pieces)
-    _record_usage(context, piece)
+    record_usage(context, piece)
     await exchange.write_chunk(_format_chunk(common, {}, piece.finish))
     if wants_usage:
         closing: Json = {**common, "object": "chat.completion.chunk", "choices": [], "usage": build_usage(piece)}
@@ -173,7 +177,7 @@ async def _stream_answer(
     await exchange.end_response(sse.encode_event(b"[DONE]"))
 
 
-async def _count_received_tokens(context: RequestContext, body: Json, compressor: ConversationCompressor) -> None:
+async def count_received_tokens(context: RequestContext, body: Json, compressor: ConversationCompressor) -> None:
     """Count the tokens of the request as for any other mode, so that modes can be compared."""
     conversation = chat.ADAPTER.read_conversation(body)
     if conversation is None:
@@ -204,7 +208,7 @@ def _wants_usage(body: Json) -> bool:
     return is_object(options) and options.get("include_usage") is True
 
 
-def _record_usage(context: RequestContext, answer: ClaraAnswer) -> None:
+def record_usage(context: RequestContext, answer: ClaraAnswer) -> None:
     """Record the tokens: the request counts as received, the positions that the decoder read as sent."""
     context.saved_tokens = context.received_tokens - answer.prompt_tokens
     context.usage = build_usage(answer)

@@ -133,6 +133,11 @@ async def _ask_upstream(settings: "Settings", model: str, question: str, hits: "
 
     base_url = settings.upstream_base_url
     key = settings.upstream_api_key or client_environment.read_openai_key(base_url)
+    if key is None and base_url == type(settings).model_fields["upstream_base_url"].default:
+        raise AnswerError(
+            "there is no API key, and nothing was sent; set OPENAI_API_KEY or CLARA_UPSTREAM_API_KEY, "
+            "or use --passages, which asks no model"
+        )
     url = headers.build_upstream_url(base_url, {"path": "/v1/chat/completions"})
     request_headers = [("content-type", "application/json"), *([("authorization", f"Bearer {key}")] if key else [])]
     body = orjson.dumps({"model": model, "stream": True, "messages": build_messages(question, hits)})

@@ -1,4 +1,4 @@
-"""Lists, verifies and downloads CLaRa checkpoints for `clara-proxy models`; prints nothing itself.
+"""Lists, verifies and downloads CLaRa and PISCO checkpoints for `clara-proxy models`; prints nothing itself.
 
 Verification reads the whole checkpoint (under 2 GB), but only the headers of the base model's weights, and uses no
 network. A download starts only after a confirmation of license and size.
@@ -21,7 +21,10 @@ from ...compression.clara.locate import (
     NANO_NAME,
     find_base_folder,
     find_checkpoint_folder,
+    find_complete_subfolder,
+    list_subfolders,
 )
+from .known_models import KNOWN_MODELS, find_licence
 
 if TYPE_CHECKING:
     from ...compression.clara.checkpoint_config import CheckpointConfig
@@ -29,12 +32,6 @@ if TYPE_CHECKING:
 
 BASE_REPO = "mistralai/Mistral-7B-Instruct-v0.2"
 BASE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "model*.safetensors", "model*.json")
-LICENCES = {
-    "apple": "apple-amlr: research only, no commercial use",
-    "mistralai": "apache-2.0",
-}
-_ADAPTER_COUNTS = {"apple/CLaRa-7B-Base": 2, "apple/CLaRa-7B-Instruct": 2, "apple/CLaRa-7B-E2E": 3}
-_MEMORY_TOKENS = {"compression-16": 16, "compression-128": 2}
 _MISSING_EXTRA = "the extra [clara] is not installed"
 
 
@@ -136,26 +133,20 @@ def list_checkpoints(hub: Hub | None = None) -> list[CheckpointEntry]:
             size,
             "Apache-2.0, part of the package",
             bundled if size else None,
-            "demonstrations and tests",
+            "demonstrations and tests; short statements",
         ),
         *(
             CheckpointEntry(
-                repo,
-                subfolder,
-                _compute_size(repo, subfolder),
-                find_licence(repo),
-                _find_complete(hub, repo, subfolder),
-                "answers from memory tokens: documents; GPU",
+                model.repo,
+                model.subfolder,
+                model.size_bytes,
+                find_licence(model.repo),
+                _find_complete(hub, model.repo, model.subfolder),
+                model.purpose,
             )
-            for repo in _ADAPTER_COUNTS
-            for subfolder in _MEMORY_TOKENS
+            for model in KNOWN_MODELS
         ),
     ]
-
-
-def find_licence(repo: str) -> str:
-    """Return the license of a known owner's models."""
-    return LICENCES.get(repo.partition("/")[0], "unknown: see the page of the repository")
 
 
 def verify_checkpoint(
@@ -189,14 +180,17 @@ def pull_checkpoint(
     if a file cannot be downloaded.
     """
     hub = hub or HuggingFace()
-    subfolder = subfolder or "compression-16"
-    downloads = [(repo, [f"{subfolder}/{file}" for file in CHECKPOINT_FILES])]
+    layouts = {name: _list_files([name]) for name in list_subfolders(subfolder)}
+    available = hub.read_sizes(repo, [file for files in layouts.values() for file in files])
+    complete = [name for name, files in layouts.items() if all(file in available for file in files)]
+    if not complete:
+        missing = next(file for file in next(iter(layouts.values())) if file not in available)
+        raise CheckpointError(f"{repo} has no {missing}")
+    subfolder = complete[0]
+    downloads = [(repo, layouts[subfolder])]
     if base is None or not Path(base).expanduser().is_dir():
         downloads.append((str(base or BASE_REPO), list(BASE_PATTERNS)))
     sizes = [hub.read_sizes(name, files) for name, files in downloads]
-    for file in downloads[0][1]:
-        if file not in sizes[0]:
-            raise CheckpointError(f"{repo} has no {file}")
     lines = [
         f"{name}: {format_size(sum(file_sizes.values()))}; license {find_licence(name)}"
         for (name, _), file_sizes in zip(downloads, sizes, strict=True)
@@ -216,18 +210,15 @@ def format_size(count: int) -> str:
     return f"{count} B"
 
 
-def _compute_size(repo: str, subfolder: str) -> int:
-    """Return the bytes of the adapters (41,943,040 numbers each) and two matrices of 4096 columns, in bfloat16."""
-    rows = 32_000 + _MEMORY_TOKENS[subfolder] + 3
-    return 2 * (_ADAPTER_COUNTS[repo] * 41_943_040 + 2 * rows * 4096)
-
-
 def _find_complete(hub: Hub, repo: str, subfolder: str) -> Path | None:
-    files = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
-    folder = hub.find_cached(repo, files)
-    if folder is None or not all((folder / file).is_file() for file in files):
+    folder = hub.find_cached(repo, _list_files([subfolder or "."]))
+    if folder is None or find_complete_subfolder(folder, subfolder or ".") is None:
         return None
     return folder / subfolder
+
+
+def _list_files(subfolders: Sequence[str]) -> list[str]:
+    return [file if name == "." else f"{name}/{file}" for name in subfolders for file in CHECKPOINT_FILES]
 
 
 def _inspect_checkpoint(
@@ -259,19 +250,21 @@ def _inspect_checkpoint(
 def _locate_checkpoint(source: str | Path, subfolder: str | None, hub: Hub) -> Path:
     if str(source) in BUNDLED_MODELS or Path(source).expanduser().is_dir():
         return find_checkpoint_folder(source, subfolder)
-    subfolder = subfolder or "compression-16"
-    files = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
-    folder = hub.find_cached(str(source), files)
+    subfolders = list_subfolders(subfolder)
+    folder = hub.find_cached(str(source), _list_files(subfolders))
     if folder is None:
         raise CheckpointError(
             f"{source} is neither a folder nor a downloaded checkpoint; run `clara-proxy models pull {source}`"
         )
-    for file in files:
-        if not (folder / file).is_file():
-            raise CheckpointError(
-                f"{folder / file} is missing, the download is incomplete; run `clara-proxy models pull` again"
-            )
-    return folder / subfolder
+    complete = find_complete_subfolder(folder, subfolder)
+    if complete is None:
+        present = [name for name in subfolders if any((folder / file).is_file() for file in _list_files([name]))]
+        files = _list_files((present or subfolders)[:1])
+        missing = next(file for file in files if not (folder / file).is_file())
+        raise CheckpointError(
+            f"{folder / missing} is missing, the download is incomplete; run `clara-proxy models pull` again"
+        )
+    return folder / complete
 
 
 def _locate_base(config: "CheckpointConfig", base: str | Path | None, hub: Hub) -> Path:

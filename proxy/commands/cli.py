@@ -36,9 +36,11 @@ from . import (
     service,
     show,
     train,
+    update_check,
     vector_stores,
 )
 from . import config as config_commands
+from . import eval as evaluation
 from .options import AsJson, Config, DataDir, Ratio, exit_with_error
 
 app = typer.Typer(
@@ -192,8 +194,9 @@ def demo(
 def wrap(context: typer.Context, config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
     """Run a command behind a temporary proxy and print the savings.
 
-    Known clients (claude, codex, opencode, aider, openhands, qwen, goose, crush, ...) get every variable and option
-    that they need. Any other command must read OPENAI_BASE_URL or ANTHROPIC_BASE_URL.
+    Known clients (claude, codex, opencode, aider, openhands, ...) get every setting that they need.
+
+    Any other command must read OPENAI_BASE_URL or ANTHROPIC_BASE_URL.
     """
     if not context.args:
         exit_with_error("no command given; use `clara-proxy wrap -- CMD ARGS`", 2)
@@ -268,7 +271,9 @@ app.command()(processes.stop)
 app.command()(digest.digest)
 app.command()(replay.replay)
 app.command()(train.train)
+app.command("eval")(evaluation.evaluate)
 app.command()(mcp.mcp)
+app.command("update-check")(update_check.update_check)
 app.command()(reference.reference)
 app.add_typer(service.app, name="service")
 app.add_typer(config_commands.app, name="config")

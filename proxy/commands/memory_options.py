@@ -3,7 +3,6 @@
 import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +19,7 @@ KeyName = Annotated[
     str | None,
     typer.Option(
         "--key",
-        help="Owner: a key, or the name of a key from `clara-proxy keys list`. Default: requests without a key.",
+        help="Owner of the files: an API key, or its name in `clara-proxy keys list`. Default: requests without a key.",
         show_default=False,
     ),
 ]
@@ -57,8 +56,6 @@ async def open_database(settings: Settings, *, creates: bool = False) -> "AsyncG
     from ..stores.errors import describe  # noqa: PLC0415
     from ..stores.memory_store import open_memory  # noqa: PLC0415
 
-    if find_spec("numpy") is None:
-        exit_with_error("memory needs the extra: pip install 'clara-proxy[memory]'", 2)
     file = settings.data_dir.expanduser() / "memory.sqlite3"
     if settings.memory_url is None and not creates and not file.exists():
         exit_with_error(f"there is no memory in {file.parent}; `clara-proxy ingest FOLDER --store NAME` makes one", 2)

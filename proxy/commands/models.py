@@ -1,4 +1,4 @@
-"""The commands `clara-proxy models list`, `verify`, `pull` and `export`: CLaRa checkpoints and pruners."""
+"""The commands `clara-proxy models list`, `verify`, `pull` and `export`: CLaRa and PISCO checkpoints, and pruners."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +11,14 @@ from . import options
 if TYPE_CHECKING:
     from .checkpoints import CheckpointFinding, HuggingFace
 
-app = typer.Typer(help="CLaRa checkpoints and pruners: list, verify, download, export.", no_args_is_help=True)
+app = typer.Typer(help="CLaRa, PISCO and pruner checkpoints: list, verify, download, export.", no_args_is_help=True)
 Source = Annotated[str, typer.Argument(help="A folder, or a Hugging Face repository such as apple/CLaRa-7B-Instruct.")]
 Repo = Annotated[str, typer.Argument(help="Hugging Face repository, such as apple/CLaRa-7B-Instruct.")]
 Subfolder = Annotated[
     str | None,
     typer.Option(
-        help="Compression rate: compression-16 or compression-128. Default: compression-16.", show_default=False
+        help="Compression rate: compression-16 or compression-128. Default: compression-16; PISCO has none.",
+        show_default=False,
     ),
 ]
 Base = Annotated[

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.", show_default=False)]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Directory of the ledger and the originals. Default: ~/.clara-proxy.", show_default=False),
+    typer.Option(help="Directory of the proxy's data. Default: ~/.clara-proxy.", show_default=False),
 ]
 Since = Annotated[str, typer.Option(help="Start of the period: 30m, 24h, 7d or 2w ago, or a date such as 2026-01-31.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

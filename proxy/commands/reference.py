@@ -12,7 +12,7 @@ NAME = "clara-proxy"
 EXIT_STATUS = {
     "0": "success",
     "1": "a check failed, a file was not ingested, the thing to show does not exist, or the proxy cannot listen",
-    "2": "an option, a setting or a file is invalid; the message names it",
+    "2": "an option, a setting or a file is invalid, or `update-check` gets no answer; the message says so",
     "130": "`ingest`: interrupted; the next run continues",
     "127": "`wrap`: the command does not exist",
     "128 + N": "`wrap`: signal N ended the command",

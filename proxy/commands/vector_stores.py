@@ -106,10 +106,9 @@ async def find_passages(
 ) -> "list[ChunkHit]":
     """Return the best passages of a store for a question, best first. Raises MemoryNotFoundError."""
     from ..memory.search import MemorySearch  # noqa: PLC0415 - slow, and `--help` does not need it
-    from ..memory.service import VECTOR_CACHE_BYTES  # noqa: PLC0415
 
     store = await memory.get_store(owner, store_name)
-    hits = await MemorySearch(memory, VECTOR_CACHE_BYTES).search(store, question, limit)
+    hits = await MemorySearch(memory, 0).search(store, question, limit)
     await memory.touch(store.id)
     return hits
 

@@ -22,7 +22,7 @@ from ..app import create_app
 from ..reports.columns import summarize_total
 from ..stores.ledger import Ledger, TotalValue
 from ..stores.ledger_row import Row
-from . import serve
+from . import clients, serve
 from .client_setup import Setup
 
 COMMAND_NOT_FOUND, CANNOT_EXECUTE = 127, 126
@@ -39,7 +39,9 @@ def run_wrapped(setup: Setup, settings: Settings) -> int:
     """
     command = setup.command
     if shutil.which(command[0]) is None and not Path(command[0]).exists():
-        _print_message(f"{command[0]}: command not found")
+        client = clients.find_client(command[0])
+        hint = f"; install it with: {client.install}" if client else ""
+        _print_message(f"{command[0]}: command not found{hint}")
         return COMMAND_NOT_FOUND
     rows: list[Row] = []
     for problem in setup.problems:

@@ -15,7 +15,7 @@ from ...compression.tokens import get_token_counter
 from ...config.settings import Settings
 from ..access import authentication
 from ..access.reservations import Reservation
-from ..clara import latent_chat
+from ..clara import latent_chat, latent_responses
 from ..expand.handler import ExpandHandler
 from ..expand.loop import SendBody, ToolLoop
 from ..expand.tool import ExpandTool, create_expand_tool, find_stored_reply, restore_stored_reply
@@ -100,10 +100,7 @@ class CompletionEndpoint:
         self._reject_litellm_model(context)
         owner_id = authentication.get_owner_id(exchange.scope)
         if latent_chat.is_answered_by_clara(context, self._adapter, self._services.clara):
-            memories = await self._memory.find_memories(context, self._adapter, body, owner_id)
-            size = len(plain) + sum(map(len, memories))
-            await authentication.reserve_local(exchange.scope, context, size, latent_chat.MAX_NEW_TOKENS)
-            await latent_chat.answer_chat(exchange, context, body, self._services, memories)
+            await self._answer_locally(exchange, context, plain, body, owner_id)
             return None
         if latent_chat.is_clara_model(context.model):
             raise latent_chat.build_wrong_path_error(context.model)
@@ -114,6 +111,18 @@ class CompletionEndpoint:
             if is_answered:
                 return None
             return await self._compress_and_forward(exchange, context, raw, plain, body, owner_id)
+
+    async def _answer_locally(
+        self, exchange: Exchange, context: RequestContext, plain: bytes, body: Json, owner_id: str
+    ) -> None:
+        """Answer a request by the local CLaRa."""
+        local = await self._memory.prepare_local(context, self._adapter, body, owner_id)
+        size = len(plain) + sum(map(len, local.memories))
+        await authentication.reserve_local(exchange.scope, context, size, latent_chat.MAX_NEW_TOKENS)
+        exchange.wrap_send(local.wrap_send)
+        is_chat = self._adapter is chat.ADAPTER
+        answer = latent_chat.answer_chat if is_chat else latent_responses.answer_response
+        await answer(exchange, context, local.body, self._services, local.memories)
 
     async def _compress_and_forward(
         self, exchange: Exchange, context: RequestContext, raw: bytes, plain: bytes, body: Json, owner_id: str
@@ -173,7 +182,8 @@ class CompletionEndpoint:
         if context.options.retrieve not in ("auto", "tool") or context.options.bypass:
             return None
         vocabulary = get_token_counter(context.pricing_model)
-        handler = ExpandHandler(self._services.originals, owner_id, vocabulary)
+        search = self._memory.create_search(context, owner_id)
+        handler = ExpandHandler(self._services.originals, owner_id, vocabulary, search)
         return create_expand_tool(self._adapter, body, handler)
 
     async def _find_continued_reply(self, body: Json, owner_id: str) -> Json | None:

@@ -1,17 +1,17 @@
-"""Answers the model's calls of the hidden tool `clara_expand` from the stored originals.
+"""Answers the model's calls of the hidden tools: `clara_expand` from the stored originals, `clara_search` by a search.
 
 `ToolLoop` hands every call of a round to `ExpandHandler.answer_calls`. The handler reads the original that the call
 names, cuts out the part that its `query` or `lines` ask for, and returns the text as the result of the call.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...compression.tokens import TokenCounter
 from ..protocols import offload
-from ..protocols.expand_call import ExpandCall
-from ..protocols.json_types import parse_object
+from ..protocols.expand_call import SEARCH_TOOL_NAME, ExpandCall
+from ..protocols.json_types import Json, parse_object
 from ..stores.excerpt import cut_excerpt
 from ..stores.originals import Originals
 from ..stores.originals_store import OriginalsError
@@ -25,17 +25,32 @@ _NO_MATCH_MESSAGE = "No line matches the query; try other words, or `lines` such
 _UNKNOWN_ID_MESSAGE = "There is no text of this id: it is unknown, or has expired."
 _TOO_MANY_CALLS_MESSAGE = f"Only {MAX_CALLS_PER_ROUND} calls are answered at once: this one was not answered."
 _SHOWN_MESSAGE = "This text is already shown above."
+_NO_QUERY_MESSAGE = "The search needs a query."
+_NO_SEARCH_MESSAGE = "Nothing can be searched in this conversation."
 _NO_MORE_ROUNDS_MESSAGE = "No more text can be fetched in this turn. Answer with the text you have."
+
+SearchMemory = Callable[[str], Awaitable[str]]  # returns the passages that fit a query as one text
 
 
 class ExpandHandler:
-    """Answers the calls of one client's model from the originals that this client's requests have stored."""
+    """Answers the calls of one client's model from the originals that this client's requests have stored.
 
-    def __init__(self, originals: Originals, owner_id: str, vocabulary: TokenCounter) -> None:
+    With `search` it answers searches, too; the server has fixed what is searched.
+    """
+
+    def __init__(
+        self, originals: Originals, owner_id: str, vocabulary: TokenCounter, search: SearchMemory | None = None
+    ) -> None:
         self._originals, self._owner_id, self._vocabulary = originals, owner_id, vocabulary
+        self._search, self._queries = search, set[str]()
         self.round_count = self.fetched_tokens = 0
         self.free_tokens: int | None = None  # of the model's context, for the results of this request
         self._shown: dict[str, _ShownText] = {}  # by id
+
+    @property
+    def can_search(self) -> bool:
+        """Return True if the model may search what is kept."""
+        return self._search is not None
 
     @property
     def is_exhausted(self) -> bool:
@@ -62,6 +77,11 @@ class ExpandHandler:
     async def _answer_call(self, call: ExpandCall) -> str:
         """Return the result of one call. A request gets no text twice, and no more than the model's context holds."""
         arguments = parse_object(call.arguments.encode("utf-8", "backslashreplace")) or {}
+        if call.name == SEARCH_TOOL_NAME:
+            return await self._answer_search(_get_text(arguments, "query"))
+        return await self._answer_expansion(arguments)
+
+    async def _answer_expansion(self, arguments: Json) -> str:
         text_id, query, lines = (_get_text(arguments, field) for field in ("id", "query", "lines"))
         name = (text_id or "").removeprefix("clara:").strip()
         shown = self._shown.setdefault(name, _ShownText())
@@ -83,14 +103,34 @@ class ExpandHandler:
             len(original), self._vocabulary.count, original
         ):
             return _SHOWN_MESSAGE
-        if self.free_tokens is not None:
-            if tokens > self.free_tokens:
-                return f"This text has {tokens} tokens, and the context has no room for it. Ask for fewer lines of it."
-            self.free_tokens -= tokens
+        if not self._has_room(tokens):
+            return f"This text has {tokens} tokens, and the context has no room for it. Ask for fewer lines of it."
         shown.excerpts.add((query, lines))
         shown.tokens += tokens
         shown.is_whole = result == original
         return result
+
+    async def _answer_search(self, query: str | None) -> str:
+        """Return the passages that fit a query."""
+        if self._search is None:
+            return _NO_SEARCH_MESSAGE
+        if query is None:
+            return _NO_QUERY_MESSAGE
+        if query in self._queries:
+            return _SHOWN_MESSAGE
+        self._queries.add(query)
+        result = await self._search(query)
+        tokens = await offload.run_for(len(result), self._vocabulary.count, result)
+        return result if self._has_room(tokens) else "The context has no room for the results."
+
+    def _has_room(self, tokens: int) -> bool:
+        """Take the tokens of a result from the context. Return False if they do not fit into it."""
+        if self.free_tokens is None:
+            return True
+        if tokens > self.free_tokens:
+            return False
+        self.free_tokens -= tokens
+        return True
 
 
 @dataclass(slots=True)

@@ -212,9 +212,9 @@ class ToolLoop:
     async def _relay_json(self, reply: Reply, payload: bytes) -> bool:
         work = offload.measure_work(payload)
         message = await offload.run_for(work, json_types.parse_object_exactly, payload)
-        if self._has_started_stream or (self._wants_stream and expand_call.TOOL_NAME.encode() in payload):
+        if self._has_started_stream or (self._wants_stream and _may_hold_call(payload)):
             return await self._relay_as_stream(reply, payload, message)
-        if message is None and expand_call.TOOL_NAME.encode() in payload:
+        if message is None and _may_hold_call(payload):
             raise UpstreamError(502, "the upstream's reply is not valid JSON", code="invalid_reply")
         visible = message if message is None else await offload.run_for(work, self._reply_filter.filter_reply, message)
         self._facts = usage_fields.read_facts(message or {}, self._facts)
@@ -300,9 +300,7 @@ class ToolLoop:
             return
         self._has_stored_hidden = True
         calls = self._reply_filter.expand_calls
-        self._context.hidden_call_tokens = sum(
-            self._vocabulary.count(expand_call.TOOL_NAME + call.arguments) for call in calls
-        )
+        self._context.hidden_call_tokens = sum(self._vocabulary.count(call.name + call.arguments) for call in calls)
         try:
             await self._expand_tool.store_hidden(await self._handler.answer_calls(calls) if calls else [])
         except OriginalsError as error:  # the next turn loses a part of the provider's cache, and no content
@@ -320,6 +318,11 @@ class ToolLoop:
     def _build_headers(self, reply: Reply) -> RawHeaders:
         upstream_headers = headers.filter_response_headers(reply.headers, excluded=headers.BODY_HEADERS)
         return upstream_headers + self._context.build_response_headers()
+
+
+def _may_hold_call(payload: bytes) -> bool:
+    """Return True if the name of a hidden tool occurs in a reply."""
+    return any(name.encode() in payload for name in expand_call.HIDDEN_TOOL_NAMES)
 
 
 def _no_answer_error() -> UpstreamError:

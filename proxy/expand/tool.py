@@ -1,7 +1,8 @@
-"""The hidden tool `clara_expand` in one request: its definition in the body, and the records of its earlier calls.
+"""The hidden tools in one request: their definitions in the body, and the records of their earlier calls.
 
-Every request that offers tools gets this tool as the last one. Where an earlier reply of the conversation called it,
-that call and its result return to their position, because the provider's cache holds them there.
+Every request that offers tools gets `clara_expand` behind them and, with `x-clara-remember`, `clara_search`. Where an
+earlier reply of the conversation called one of them, that call and its result return to their position, because the
+provider's cache holds them there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +23,14 @@ _CLIENT_TOOL_TYPES = frozenset({None, "function", "custom"})
 
 
 class ExpandTool:
-    """The tool as one protocol offers it to the model of one conversation."""
+    """The tool as one protocol offers it to the model of one conversation, with further hidden tools."""
 
-    def __init__(self, adapter: ProtocolAdapter, body: Json, tool: Json, handler: ExpandHandler) -> None:
+    def __init__(
+        self, adapter: ProtocolAdapter, body: Json, tool: Json, handler: ExpandHandler, *further_tools: Json
+    ) -> None:
         self.adapter, self.handler = adapter, handler
         self.reply_filter = adapter.create_reply_filter()
-        self._body, self._tool = body, tool
+        self._body, self._tools = body, [tool, *further_tools]
         self.work = 0  # of walking through the body
         self.known_prefix_hash: PrefixHash | None = None  # of the first elements, from an earlier request
         self._prefix_hash: PrefixHash | None = None
@@ -37,14 +40,19 @@ class ExpandTool:
         """Return False if this request forces the model to call another tool. The tool is offered all the same."""
         return not expand_call.is_another_tool_forced(self._body.get("tool_choice"))
 
+    @property
+    def can_search(self) -> bool:
+        """Return True if the request offers `clara_search`, too."""
+        return len(self._tools) > 1
+
     async def build_changes(self, vocabulary: TokenCounter, *, reinsert: bool) -> BodyChanges:
         """Return the changes that offer the tool and, with `reinsert`, put the calls of earlier replies back.
 
         Calls behind a reply that the client names by its id return without `reinsert`, too.
         """
         string_edits: dict[Path, StringEdit] = {}
-        array_edits: dict[Path, ArrayEdit] = {("tools",): ArrayEdit(insertions={END: [self._tool]})}
-        tokens = token_counts.count_insertions(self.adapter, ("tools",), [self._tool], vocabulary)
+        array_edits: dict[Path, ArrayEdit] = {("tools",): ArrayEdit(insertions={END: self._tools})}
+        tokens = token_counts.count_insertions(self.adapter, ("tools",), self._tools, vocabulary)
         start = compaction.find_read_start(self._body[self.adapter.elements_key]).element
         for index, hidden in await self._load_hidden(everywhere=reinsert):
             if BEFORE_FIRST != index < start:  # the provider reads a summary in its place
@@ -115,11 +123,14 @@ class ExpandTool:
 
 
 def create_expand_tool(adapter: ProtocolAdapter, body: Json, handler: ExpandHandler) -> ExpandTool | None:
-    """Return the tool for this conversation's model, or None if the request cannot offer it."""
-    tool = adapter.build_expand_tool(body)
-    if tool is None or not _accepts_another_tool(adapter, body.get("tools")):
-        return None
-    return ExpandTool(adapter, body, tool, handler)
+    """Return the tools for this conversation's model, or None if the request cannot offer them.
+
+    A handler that can search has two; of these the request gets the first if there is no room for both.
+    """
+    offered = [expand_call.EXPAND_TOOL, *([expand_call.SEARCH_TOOL] if handler.can_search else [])]
+    tools = [adapter.build_expand_tool(body, tool) for tool in offered[: _count_free_tools(adapter, body.get("tools"))]]
+    first, *further = tools or [None]
+    return None if first is None else ExpandTool(adapter, body, first, handler, *filter(None, further))
 
 
 async def find_stored_reply(originals: Originals, owner_id: str, reply_id: str) -> Json | None:
@@ -148,17 +159,15 @@ def restore_stored_reply(text: bytes, adapter: ProtocolAdapter, record: Json) ->
     return json_codec.dumps(json_edit.apply_edits(body, *edits))
 
 
-def _accepts_another_tool(adapter: ProtocolAdapter, tools: object) -> bool:
-    """Return True if the upstream accepts one more function beside these tools of the client.
+def _count_free_tools(adapter: ProtocolAdapter, tools: object) -> int:
+    """Return how many more functions the upstream accepts beside these tools of the client.
 
     Providers of chat models reject functions beside tools that they run themselves, such as `googleSearch`,
     `web_search` or `$web_search`. A client that offers a function of its own has found out that its model accepts both.
     """
-    if not is_array(tools):
-        return False
-    if not adapter.is_anthropic and len(tools) >= MAX_OPENAI_TOOLS:
-        return False
-    return adapter is not chat.ADAPTER or any(map(_is_client_function, tools))
+    if not is_array(tools) or (adapter is chat.ADAPTER and not any(map(_is_client_function, tools))):
+        return 0
+    return MAX_OPENAI_TOOLS if adapter.is_anthropic else max(0, MAX_OPENAI_TOOLS - len(tools))
 
 
 def _is_client_function(tool: object) -> bool:

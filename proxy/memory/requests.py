@@ -4,10 +4,13 @@ It adds the passages of `x-clara-store` and of the tool `file_search`, repeats t
 outputs for `x-clara-remember`.
 """
 
+import logging
+from functools import partial
 from typing import NamedTuple
 
 from ...compression import passages as conversation_passages
-from ...compression.tokens import get_token_counter
+from ...compression.tokens import TokenCounter, get_token_counter
+from ..expand.handler import SearchMemory
 from ..http.exchange import Send
 from ..http.request_context import RequestContext
 from ..http.request_options import HEADER_PREFIX, RequestOptions
@@ -16,13 +19,16 @@ from ..protocols.api_errors import ApiError
 from ..protocols.json_edit import NO_CHANGES, BodyChanges
 from ..protocols.json_types import Json, is_object, parse_object
 from ..protocols.protocol import ProtocolAdapter
+from ..stores.memory_schema import ChunkHit
 from ..stores.memory_store import MemoryNotFoundError
 from ..stores.originals import Originals
 from . import file_search, insertion, passages
 from .file_search import CALL_ID_PREFIX, FileSearch
 from .file_search_reply import FileSearchReply, FileSearchSend
-from .insertion import Insertion, PassageInserter, StoreQuery
+from .insertion import BlockRecord, Insertion, PassageInserter, StoreQuery
 from .service import Memory, map_store_errors
+
+log = logging.getLogger(__name__)
 
 
 class PreparedRequest(NamedTuple):
@@ -36,6 +42,18 @@ class PreparedRequest(NamedTuple):
     additions: BodyChanges = NO_CHANGES
     reply: FileSearchReply | None = None
     is_changed: bool = False
+
+    def wrap_send(self, send: Send) -> Send:
+        """Return a function that sends the response with the changes of the reply."""
+        return send if self.reply is None else FileSearchSend(send, self.reply)
+
+
+class LocalRequest(NamedTuple):
+    """A parsed body for a model of the proxy itself, the passages to read with it, and the changes of the reply."""
+
+    body: Json
+    memories: list[str]
+    reply: FileSearchReply | None = None
 
     def wrap_send(self, send: Send) -> Send:
         """Return a function that sends the response with the changes of the reply."""
@@ -78,23 +96,44 @@ class RequestMemory:
         context.store_tokens = found.changes.tokens
         return PreparedRequest(text, body, found.changes, _build_reply(search, found, context), is_changed)
 
-    async def find_memories(
+    async def prepare_local(
         self, context: RequestContext, adapter: ProtocolAdapter, body: Json, owner: str
-    ) -> list[str]:
-        """Return the passages of `x-clara-store` for a model of the proxy itself. Raises the errors of `prepare`."""
+    ) -> LocalRequest:
+        """Prepare a request for a model of the proxy itself. Raises the errors of `prepare`."""
         require_memory(self._memory, context.options)
         if self._memory is None or adapter.read_conversation(body) is None:
-            return []
+            return LocalRequest(body, [])
+        is_responses = adapter.elements_key == "input"
         with map_store_errors(self._memory):
-            query = await self._build_query(owner, context.options, None)
+            search = await file_search.find_file_search(self._memory, owner, body) if is_responses else None
+            query = await self._build_query(owner, context.options, search)
+        if is_responses:
+            body = file_search.remove_file_search(body, remove_tool=search is not None)
         question = context.options.query or conversation_passages.extract_question(
             insertion.find_live_text(adapter, body)
         )
-        if query is None or not question:
-            return []
-        hits = await PassageInserter(self._memory, self._originals, owner).search(query, question)
-        selected = passages.select_passages(hits, get_token_counter(context.pricing_model))
-        return [" > ".join((hit.name, *hit.titles)) + f"\n{hit.text}" for hit in selected]
+        selected: list[ChunkHit] = []
+        if query is not None and question:
+            hits = await PassageInserter(self._memory, self._originals, owner).search(query, question)
+            selected = passages.select_passages(hits, get_token_counter(context.pricing_model))
+        record = BlockRecord("", "", question, [hit._asdict() for hit in selected])
+        memories = [" > ".join((hit.name, *hit.titles)) + f"\n{hit.text}" for hit in selected]
+        return LocalRequest(body, memories, _build_reply(search, Insertion(NO_CHANGES, record, is_fresh=True), context))
+
+    def create_search(self, context: RequestContext, owner: str) -> SearchMemory | None:
+        """Return the search of the hidden tool in the store of `x-clara-remember`, or None without that header."""
+        store_name = context.options.remember
+        if self._memory is None or not store_name or context.options.bypass:
+            return None
+        vocabulary = get_token_counter(context.pricing_model)
+        return partial(
+            _search_kept,
+            self._memory,
+            PassageInserter(self._memory, self._originals, owner),
+            owner,
+            store_name,
+            vocabulary,
+        )
 
     async def _build_query(self, owner: str, options: RequestOptions, search: FileSearch | None) -> StoreQuery | None:
         """Return the search in the stores of the header and of the tool, or None without either."""
@@ -115,6 +154,22 @@ class RequestMemory:
         conversation = adapter.read_conversation(body) if options.remember else None
         if conversation is not None and self._memory is not None and options.remember:
             self._memory.keeper.submit(owner, options.remember, conversation.turns())
+
+
+async def _search_kept(
+    memory: Memory, inserter: PassageInserter, owner: str, store_name: str, vocabulary: TokenCounter, query: str
+) -> str:
+    """Return the kept passages that fit a query as one block. A search that fails returns the reason."""
+    try:
+        with map_store_errors(memory):
+            store = await memory.store.get_store(owner, store_name)
+        hits = await inserter.search(StoreQuery((store,)), query)
+    except MemoryNotFoundError:
+        hits = []
+    except ApiError as error:
+        log.warning("a search of kept tool outputs failed: %s", error.message)
+        return "The search failed; continue without it."
+    return passages.format_block(passages.select_passages(hits, vocabulary)) or "Nothing that is kept fits this query."
 
 
 def _remove_file_search(text: bytes, body: Json, *, remove_tool: bool) -> tuple[bytes, Json] | None:

@@ -1,43 +1,42 @@
 """Hybrid search in a vector store: BM25 and vectors, fused by reciprocal rank.
 
-The vectors of a store are kept in memory as int8 until the store changes or others need the space; a search multiplies
-all of them. 100,000 chunks take 20 MB.
+The index of a store is kept in memory until others need the space. New chunks are added to it; after a deletion it is
+read again. The database reports both by the revision of the store, so changes by other processes are seen.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from cachetools import LRUCache
 
 from ...compression.memory import fusion, indexing, lexical
+from ...compression.memory.passage_index import FileFilter, PassageIndex
 from ..stores.memory_schema import ChunkHit, VectorStore
 from ..stores.memory_store import MemoryStore
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 CANDIDATES = 100  # of each ranking
-_BLOCK_ROWS = 8192  # vectors converted to float at once
+MIN_SHARE = 0.05  # of a question's rarity that a chunk found by words has, if others are found by meaning
 Accepts = Callable[[Mapping[str, Any]], bool]
 
 
-class _StoreVectors(NamedTuple):
-    """The vectors of one revision of a store: `ids` (chunks), `files` of the chunks, `rows` (chunks, dimensions)."""
+class _StoreIndex(NamedTuple):
+    """The index of a store as it was at a revision, or later."""
 
     revision: int
-    ids: "NDArray[np.int64]"
-    files: list[str]
-    rows: "NDArray[np.int8]"
+    passages: PassageIndex
 
 
 class MemorySearch:
-    """Searches vector stores; `cache_bytes` bounds the vectors that are kept in memory."""
+    """Searches vector stores; `cache_bytes` bounds the indexes that are kept in memory."""
 
     def __init__(self, store: MemoryStore, cache_bytes: int) -> None:
         self._store = store
-        self._vectors: LRUCache[str, _StoreVectors] = LRUCache(cache_bytes, getsizeof=lambda entry: entry.rows.nbytes)
+        self._indexes: LRUCache[str, _StoreIndex] = LRUCache(
+            cache_bytes, getsizeof=lambda entry: entry.passages.size_bytes
+        )
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def search(
         self, store: VectorStore, question: str, limit: int, *, accepts: Accepts | None = None
@@ -50,16 +49,12 @@ class MemorySearch:
             limit: the largest number of chunks
             accepts: a condition on the attributes of a chunk's file
         """
-        allowed = None if accepts is None else await self._find_files(store, accepts)
-        vectors = await self._load_vectors(store)
-        by_meaning = await asyncio.to_thread(_rank_by_meaning, vectors, question, allowed)
-        terms = lexical.list_query_terms(question)
-        candidates = await self._store.chunks.find_candidates(
-            store.id, terms, CANDIDATES if allowed is None else 10 * CANDIDATES
-        )
-        chunks = await self._store.chunks.read_chunks([*dict.fromkeys([*candidates, *by_meaning])])
-        by_words = [chunks[chunk] for chunk in candidates if chunk in chunks and _is_allowed(chunks[chunk], allowed)]
-        ranked_words = await asyncio.to_thread(_rank_by_words, by_words, question)
+        accepts_file = None if accepts is None else (await self._find_files(store, accepts)).__contains__
+        index = await self._load_index(store)
+        by_words, by_meaning = await asyncio.to_thread(_rank_passages, index, question, accepts_file)
+        chunks = await self._store.chunks.read_chunks([*dict.fromkeys([*by_words, *by_meaning])])
+        candidates = [chunks[chunk] for chunk in by_words if chunk in chunks]
+        ranked_words = await asyncio.to_thread(_rank_by_words, candidates, question)
         scores = fusion.fuse_rankings([ranked_words, by_meaning])
         hits = [chunks[chunk]._replace(score=score) for chunk, score in scores.items() if chunk in chunks]
         return hits[:limit]
@@ -68,49 +63,30 @@ class MemorySearch:
         entries = await self._store.list_entries(store.id)
         return frozenset(entry.file_id for entry in entries if accepts(entry.attributes))
 
-    async def _load_vectors(self, store: VectorStore) -> _StoreVectors:
-        cached = self._vectors.get(store.id)
-        if cached is not None and cached.revision == store.revision:
-            return cached
-        rows = await self._store.chunks.read_vectors(store.id)
-        vectors = await asyncio.to_thread(_stack_vectors, store.revision, rows)
-        if vectors.rows.nbytes <= self._vectors.maxsize:
-            self._vectors[store.id] = vectors
-        return vectors
+    async def _load_index(self, store: VectorStore) -> PassageIndex:
+        async with self._locks.setdefault(store.id, asyncio.Lock()):
+            cached = self._indexes.get(store.id)
+            if cached is not None and cached.revision >= store.revision:
+                return cached.passages
+            is_valid = cached is not None and cached.revision >= store.deletion_revision
+            known = cached.passages if cached is not None and is_valid else PassageIndex()
+            rows = await self._store.chunks.read_index_rows(store.id, after=known.last_id)
+            passages = await asyncio.to_thread(known.extend, rows)
+            self._indexes.pop(store.id, None)
+            if passages.size_bytes <= self._indexes.maxsize:
+                self._indexes[store.id] = _StoreIndex(store.revision, passages)
+            return passages
 
 
-def _is_allowed(chunk: ChunkHit, allowed: frozenset[str] | None) -> bool:
-    return allowed is None or chunk.file_id in allowed
-
-
-def _stack_vectors(revision: int, rows: Sequence[tuple[int, str, bytes]]) -> _StoreVectors:
-    import numpy as np  # noqa: PLC0415 - slow to import, and not needed without memory
-
-    ids = np.fromiter((row[0] for row in rows), np.int64, len(rows))
-    matrix = np.frombuffer(b"".join([row[2] for row in rows]), np.int8)
-    return _StoreVectors(revision, ids, [row[1] for row in rows], matrix.reshape(len(rows), -1 if rows else 0))
-
-
-def _rank_by_meaning(vectors: _StoreVectors, question: str, allowed: frozenset[str] | None) -> list[int]:
-    """Return the ids of the chunks nearest to the question, nearest first."""
-    import numpy as np  # noqa: PLC0415
-
-    if not len(vectors.ids):
-        return []
-    query = indexing.encode_vectors([question])[0].astype(np.float32)
-    if not query.any():
-        return []
-    blocks = range(0, len(vectors.ids), _BLOCK_ROWS)
-    scores = np.concatenate([vectors.rows[start : start + _BLOCK_ROWS].astype(np.float32) @ query for start in blocks])
-    if allowed is not None:
-        scores[np.fromiter((file not in allowed for file in vectors.files), bool, len(vectors.files))] = -np.inf
-    count = min(CANDIDATES, len(scores))
-    nearest = np.argpartition(-scores, count - 1)[:count]
-    ordered = nearest[np.lexsort((vectors.ids[nearest], -scores[nearest]))]
-    return [int(vectors.ids[index]) for index in ordered if scores[index] > 0]
+def _rank_passages(index: PassageIndex, question: str, accepts: FileFilter | None) -> tuple[list[int], list[int]]:
+    """Return the best chunks by words and by meaning."""
+    vector = indexing.encode_vectors([question])[0]
+    by_meaning = index.rank_by_vector(vector, CANDIDATES, accepts)
+    min_share = MIN_SHARE if by_meaning else 0.0
+    return index.rank_by_words(lexical.weigh_query_terms(question), CANDIDATES, accepts, min_share), by_meaning
 
 
 def _rank_by_words(chunks: Sequence[ChunkHit], question: str) -> list[int]:
-    scores = lexical.score_texts(["\n".join([chunk.name, *chunk.titles, chunk.text]) for chunk in chunks], question)
-    ranked = sorted(zip(scores, chunks, strict=True), key=lambda pair: -pair[0])
-    return [chunk.id for score, chunk in ranked if score > 0][:CANDIDATES]
+    texts = [indexing.describe_chunk(chunk.name, chunk.titles, chunk.text) for chunk in chunks]
+    ranked = sorted(zip(lexical.score_texts(texts, question), chunks, strict=True), key=lambda pair: -pair[0])
+    return [chunk.id for score, chunk in ranked if score > 0]

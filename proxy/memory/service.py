@@ -13,7 +13,6 @@ from .indexer import Indexer
 from .remember import ToolOutputKeeper
 from .search import MemorySearch
 
-VECTOR_CACHE_BYTES = 256 * 2**20
 EXPIRY_INTERVAL = 600.0  # seconds
 log = logging.getLogger(__name__)
 
@@ -34,8 +33,10 @@ def locate_database(settings: Settings) -> str:
 
 
 @asynccontextmanager
-async def run_memory(url: str) -> AsyncGenerator[Memory]:
+async def run_memory(url: str, index_bytes: int) -> AsyncGenerator[Memory]:
     """Open memory in the database at this URL, and index unfinished files, until the block ends.
+
+    `index_bytes` bounds the indexes of stores that are kept in memory.
 
     Raises:
         ValueError: the database is not supported.
@@ -47,7 +48,7 @@ async def run_memory(url: str) -> AsyncGenerator[Memory]:
         expiring = asyncio.create_task(_delete_expired(store))
         keeper = ToolOutputKeeper(store, indexer)
         try:
-            yield Memory(store, indexer, MemorySearch(store, VECTOR_CACHE_BYTES), keeper)
+            yield Memory(store, indexer, MemorySearch(store, index_bytes), keeper)
         finally:
             await keeper.stop()
             expiring.cancel()

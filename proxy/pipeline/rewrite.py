@@ -56,6 +56,7 @@ class _Request(NamedTuple):
         """Return what the proxy adds: the passages of stores, the tool, and the hidden calls of earlier replies."""
         if self.expand_tool is None:
             return self.additions
+        reinsert = reinsert or self.expand_tool.can_search  # the model may have searched before anything was compressed
         tool_changes = await self.expand_tool.build_changes(vocabulary, reinsert=reinsert)
         return json_edit.join_changes(self.additions, tool_changes)
 

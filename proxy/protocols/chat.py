@@ -52,14 +52,14 @@ class ChatAdapter:
             is_growing=read is messages,
         )
 
-    def build_expand_tool(self, body: Json) -> Json | None:
-        """Return the definition of `clara_expand` for this request, or None if it cannot be offered."""
+    def build_expand_tool(self, body: Json, tool: expand_call.ToolDefinition = expand_call.EXPAND_TOOL) -> Json | None:
+        """Return the definition of a hidden tool for this request, or None if it cannot be offered."""
         if not expand_call.can_add_expand_tool(body.get("tools")) or body.get("n") not in (None, 1):
             return None
         function = {
-            "name": expand_call.TOOL_NAME,
-            "description": expand_call.TOOL_DESCRIPTION,
-            "parameters": expand_call.TOOL_PARAMETERS,
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.parameters,
         }
         return {"type": "function", "function": function}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import json_codec
-from .expand_call import TOOL_NAME, ExpandCall
+from .expand_call import HIDDEN_TOOL_NAMES, ExpandCall
 from .json_codec import merge
 from .json_types import Json, is_array, is_object, parse_object
 from .reply_round import encode_arguments, extend_name, is_answerable, may_be_expand_name
@@ -35,7 +35,7 @@ class ChatCall:
     @property
     def is_expand_call(self) -> bool:
         """Return True for a call of the proxy's tool."""
-        return self.client_index is None and self.name == TOOL_NAME and self.type == "function"
+        return self.client_index is None and self.name in HIDDEN_TOOL_NAMES and self.type == "function"
 
     @property
     def is_undecided(self) -> bool:
@@ -54,7 +54,7 @@ class ChatCall:
             self.name = extend_name(self.name, name)
         if arguments := encode_arguments(function.get("arguments")):
             self.arguments.append(arguments)
-            self.is_name_whole = bool(self.name) and self.name != TOOL_NAME
+            self.is_name_whole = bool(self.name) and self.name not in HIDDEN_TOOL_NAMES
         if str(piece.get("type") or "function").lower() != "function":
             self.type, self.is_name_whole = piece["type"], True
         self.id = self.id or piece.get("id")
@@ -71,7 +71,12 @@ class ChatCall:
         if self._has_whole_arguments:
             return True
         is_unnumbered = _get_index(piece) is None and not self.arguments
-        return is_unnumbered and bool(self.name) and name != self.name and TOOL_NAME in (self.name, name)
+        return (
+            is_unnumbered
+            and bool(self.name)
+            and name != self.name
+            and any(hidden in (self.name, name) for hidden in HIDDEN_TOOL_NAMES)
+        )
 
     @property
     def _has_whole_arguments(self) -> bool:
@@ -134,7 +139,7 @@ class ChatCalls:
     def list_expand_calls(self, reason: object) -> list[ExpandCall]:
         """List the calls of the proxy's tool that are whole."""
         return [
-            ExpandCall(str(call.id), call.arguments_text)
+            ExpandCall(str(call.id), call.arguments_text, call.name)
             for call in self.list_returnable(reason)
             if call.is_expand_call
         ]
@@ -166,7 +171,7 @@ class ChatCalls:
     def settle(self) -> list[Json]:
         """Take all names for whole, because the reply has ended, and return the pieces that were held back."""
         for call in self._calls:
-            call.is_name_whole = call.name != TOOL_NAME
+            call.is_name_whole = call.name not in HIDDEN_TOOL_NAMES
         return self._release()
 
     def _release(self) -> list[Json]:

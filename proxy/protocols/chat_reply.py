@@ -12,7 +12,7 @@ from typing import Any
 from . import chat_calls, json_codec, reply_round, sse, usage_fields
 from .api_errors import has_error
 from .chat_calls import ChatCalls
-from .expand_call import TOOL_NAME, ExpandCall
+from .expand_call import HIDDEN_TOOL_NAMES, ExpandCall
 from .json_codec import merge
 from .json_types import Json, is_array, is_object
 
@@ -355,7 +355,7 @@ def _hide_calls(message: Json) -> Json:
 
 def _is_expand_call(call: object) -> bool:
     function = call.get("function") if is_object(call) else None
-    return is_object(function) and function.get("name") == TOOL_NAME
+    return is_object(function) and function.get("name") in HIDDEN_TOOL_NAMES
 
 
 def _pick(value: Json, *names: str) -> Json:

@@ -72,20 +72,20 @@ class MessagesAdapter:
             is_growing=read is messages,
         )
 
-    def build_expand_tool(self, body: Json) -> Json | None:
-        """Return the definition of `clara_expand` for this request, or None if it cannot be offered.
+    def build_expand_tool(self, body: Json, tool: expand_call.ToolDefinition = expand_call.EXPAND_TOOL) -> Json | None:
+        """Return the definition of a hidden tool for this request, or None if it cannot be offered.
 
         The upstream stores a `thread`: the client would continue it from a message whose hidden call has no result.
         """
         if body.get("thread") is not None:
             return None
         tools = body.get("tools")
-        if not expand_call.can_add_expand_tool(tools) or any(_is_container_tool(tool) for tool in tools or ()):
+        if not expand_call.can_add_expand_tool(tools) or any(_is_container_tool(other) for other in tools or ()):
             return None
         return {
-            "name": expand_call.TOOL_NAME,
-            "description": expand_call.TOOL_DESCRIPTION,
-            "input_schema": expand_call.TOOL_PARAMETERS,
+            "name": tool.name,
+            "description": tool.description,
+            "input_schema": tool.parameters,
         }
 
     def create_reply_filter(self) -> MessagesReplyFilter:

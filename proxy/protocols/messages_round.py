@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import json_codec, reply_round
-from .expand_call import TOOL_NAME, ExpandCall
+from .expand_call import HIDDEN_TOOL_NAMES, ExpandCall
 from .json_codec import merge
 from .json_types import Json, is_array, is_object, parse_object_exactly
 
@@ -82,7 +82,7 @@ class MessagesRound:
         if latest is not None and start.get("id") and latest.start.get("id") == start["id"]:
             return latest
         block = Block(merge(start))
-        if not (start.get("type") == TOOL_USE and start.get("name") == TOOL_NAME):
+        if not (start.get("type") == TOOL_USE and start.get("name") in HIDDEN_TOOL_NAMES):
             block.client_index = self.first_client_index + self.visible_count
         self.blocks.append(block)
         self._latest_by_index[index if isinstance(index, int) else None] = block
@@ -143,7 +143,8 @@ class MessagesRound:
         calls: list[ExpandCall] = []
         for block in self.list_answerable_blocks():
             built = block.build()
-            calls.append(ExpandCall(str(built.get("id")), json_codec.dumps(built.get("input")).decode()))
+            arguments = json_codec.dumps(built.get("input")).decode()
+            calls.append(ExpandCall(str(built.get("id")), arguments, str(built.get("name"))))
         return calls
 
     def list_returnable_blocks(self) -> list[Json]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ...compression.transcript import ToolCall, Turn
 from .api_errors import ApiError
-from .expand_call import ExpandCall
+from .expand_call import EXPAND_TOOL, ExpandCall, ToolDefinition
 from .json_edit import ArrayEdit, Path, StringEdit
 from .json_types import Json
 
@@ -137,8 +137,8 @@ class ProtocolAdapter(Protocol):
         """Return the name of the field that holds the conversation: `messages` or `input`."""
         ...
 
-    def build_expand_tool(self, body: Json) -> Json | None:
-        """Return the definition of `clara_expand` for this request, or None if it cannot be offered."""
+    def build_expand_tool(self, body: Json, tool: ToolDefinition = EXPAND_TOOL) -> Json | None:
+        """Return the definition of a hidden tool for this request, or None if it cannot be offered."""
         ...
 
     def create_reply_filter(self) -> ReplyFilter:

@@ -13,7 +13,7 @@ def split_reply(protocol: str, reply: Json) -> list[bytes]:
     """Return the events of a stream with the content of this reply. A reply of another shape has none."""
     if protocol == "chat":
         return [*map(_encode_event, _split_chat(reply)), sse.encode_event(b"[DONE]")]
-    events = _split_message(reply) if protocol == "messages" else _split_response(reply)
+    events = _split_message(reply) if protocol == "messages" else split_response(reply)
     return [sse.encode_event(json_codec.dumps(event), name=str(event["type"])) for event in events]
 
 
@@ -59,7 +59,8 @@ def _split_message(reply: Json) -> Iterator[Json]:
     yield {"type": "message_stop"}
 
 
-def _split_response(reply: Json) -> Iterator[Json]:
+def split_response(reply: Json) -> list[Json]:
+    """Return the events of a stream with the content of a reply of the Responses API."""
     output = reply.get("output")
     items = [item for item in output if is_object(item)] if is_array(output) else []
     status = str(reply.get("status"))
@@ -73,8 +74,7 @@ def _split_response(reply: Json) -> Iterator[Json]:
         events += _split_item(index, item)
         events.append({"type": "response.output_item.done", "output_index": index, "item": item})
     events.append({"type": f"response.{status}", "response": reply})
-    for number, event in enumerate(events):
-        yield {**event, "sequence_number": number}
+    return [{**event, "sequence_number": number} for number, event in enumerate(events)]
 
 
 def _split_item(index: int, item: Json) -> Iterator[Json]:

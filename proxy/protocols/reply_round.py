@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import json_codec
-from .expand_call import TOOL_NAME, ExpandCall
+from .expand_call import HIDDEN_TOOL_NAMES, ExpandCall
 from .json_types import Json, is_array, is_object, parse_object
 
 # Reasons of replies that stopped in the middle, in any protocol and any provider's spelling.
@@ -38,8 +38,8 @@ def is_round_hidden(calls: Sequence[ExpandCall], reason: object, *, calls_client
 
 
 def may_be_expand_name(name: str) -> bool:
-    """Return True if a name that is still incomplete can become the name of the proxy's tool."""
-    return TOOL_NAME.startswith(name)
+    """Return True if a name that is still incomplete can become the name of a hidden tool."""
+    return any(hidden_name.startswith(name) for hidden_name in HIDDEN_TOOL_NAMES)
 
 
 def extend_name(name: str, piece: str) -> str:

@@ -48,8 +48,8 @@ class ResponsesAdapter:
             is_growing=read is items,
         )
 
-    def build_expand_tool(self, body: Json) -> Json | None:
-        """Return the definition of `clara_expand` for this request, or None if it cannot be offered.
+    def build_expand_tool(self, body: Json, tool: expand_call.ToolDefinition = expand_call.EXPAND_TOOL) -> Json | None:
+        """Return the definition of a hidden tool for this request, or None if it cannot be offered.
 
         The upstream stores a `conversation`: a second round would add the client's input to it twice. The client
         fetches a reply in the `background` by another request.
@@ -57,13 +57,13 @@ class ResponsesAdapter:
         if body.get("background") or body.get("conversation") is not None:
             return None
         tools = body.get("tools")
-        if not expand_call.can_add_expand_tool(tools) or not any(_is_client_tool(tool) for tool in tools or ()):
+        if not expand_call.can_add_expand_tool(tools) or not any(_is_client_tool(other) for other in tools or ()):
             return None
         return {
             "type": "function",
-            "name": expand_call.TOOL_NAME,
-            "description": expand_call.TOOL_DESCRIPTION,
-            "parameters": expand_call.TOOL_PARAMETERS,
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.parameters,
             "strict": False,  # this API's default is True
         }
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from ...compression.transcript import Role, TextSlot, ToolCall
 from . import json_codec
-from .expand_call import TOOL_NAME
+from .expand_call import HIDDEN_TOOL_NAMES
 from .json_edit import Path
 from .json_types import Json, is_array, is_object
 
@@ -78,7 +78,9 @@ def get_call_id(item: Json) -> str | None:
 
 def is_expand_call(item: Json) -> bool:
     """Return True for a call of the proxy's own tool."""
-    return get_item_type(item) == "function_call" and item.get("name") == TOOL_NAME and not item.get("namespace")
+    return (
+        get_item_type(item) == "function_call" and item.get("name") in HIDDEN_TOOL_NAMES and not item.get("namespace")
+    )
 
 
 def awaits_client(items: Iterable[Json]) -> bool:

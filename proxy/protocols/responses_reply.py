@@ -10,7 +10,7 @@ from typing import Any
 
 from . import json_codec, responses_items, sse, usage_fields
 from .api_errors import has_error
-from .expand_call import TOOL_NAME, ExpandCall
+from .expand_call import HIDDEN_TOOL_NAMES, ExpandCall
 from .json_codec import merge
 from .json_types import Json, is_array, is_object, parse_object_exactly
 from .responses_items import is_expand_call
@@ -259,7 +259,7 @@ def _build_step(item: Json) -> _ReplyStep:
 
 
 def _is_expand_tool(tool: object) -> bool:
-    return is_object(tool) and tool.get("name") == TOOL_NAME
+    return is_object(tool) and tool.get("name") in HIDDEN_TOOL_NAMES
 
 
 def _encode_event(raw: bytes, event: Json) -> bytes:

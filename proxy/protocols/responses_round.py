@@ -159,7 +159,9 @@ class ResponsesRound:
     def list_expand_calls(self) -> list[ExpandCall]:
         """List the calls of the proxy's tool that can be answered."""
         return [
-            ExpandCall(str(item.get("call_id")), reply_round.encode_arguments(item.get("arguments")))
+            ExpandCall(
+                str(item.get("call_id")), reply_round.encode_arguments(item.get("arguments")), str(item.get("name"))
+            )
             for item in self.hidden_items
         ]
 

@@ -42,7 +42,23 @@ def describe_unavailable_mode(settings: Settings) -> str:
         return "mode latent (CLARA_MODE) needs a CLaRa model: install the extra [clara], or set CLARA_MODEL"
     if settings.mode in ("answer", "summary") and model in (None, NANO_NAME):
         return f"mode {settings.mode} (CLARA_MODE) needs a CLaRa model: set CLARA_MODEL, or use the mode auto"
+    if settings.mode == "summary" and not can_paraphrase(settings):
+        return f"mode summary (CLARA_MODE) needs a CLaRa model: {model} (CLARA_MODEL) is PISCO; use the mode answer"
     return ""
+
+
+def can_paraphrase(settings: Settings) -> bool:
+    """Return False if the local model has not learned to paraphrase; True if it has, or is not on this machine."""
+    model = resolve_local_model(settings)
+    if model is None or is_remote(settings):
+        return True
+    try:
+        folder = locate.find_checkpoint_folder(
+            model, settings.subfolder, _hub_access(settings)._replace(may_download=False)
+        )
+        return checkpoint_config.read_checkpoint_config(folder).can_paraphrase
+    except (ClaraError, ImportError):  # the model is checked elsewhere
+        return True
 
 
 def describe_unavailable_model(settings: Settings) -> str:

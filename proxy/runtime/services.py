@@ -31,11 +31,11 @@ from ..http.upstream import Upstream
 from ..memory.service import Memory, locate_database, run_memory
 from ..pipeline.compress import ConversationCompressor
 from ..stores.api_keys import KeyStore
-from ..stores.cached_responses import ResponseStore
 from ..stores.contents import ContentStore
 from ..stores.errors import StartupError, describe
 from ..stores.ledger import Ledger, ledger_url
 from ..stores.originals import Originals, OriginalsError
+from ..stores.shared_responses import create_response_store
 from ..stores.sqlite_file import is_empty_database
 from ..watch import observers
 from ..watch.metrics import Metrics
@@ -134,7 +134,10 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
 def open_engines(
     settings: Settings, folder: Path, stack: AsyncExitStack
 ) -> tuple[ClaraBackend | None, dict[str, Engine], frozenset[str]]:
-    """Return CLaRa, the engines by mode, and the kinds of content that only the pruner compresses."""
+    """Return CLaRa, the engines by mode, and the kinds of content that only the pruner compresses.
+
+    `stack` closes the engines.
+    """
     clara = local_model.create_clara(settings, folder)
     if clara is not None:
         stack.push_async_callback(clara.aclose)
@@ -168,7 +171,7 @@ async def _open_memory(settings: Settings, stack: AsyncExitStack) -> Memory | No
     if not settings.memory:
         return None
     try:
-        return await stack.enter_async_context(run_memory(locate_database(settings)))
+        return await stack.enter_async_context(run_memory(locate_database(settings), settings.memory_index_mb * 2**20))
     except (ValueError, OSError, SQLAlchemyError, sqlite3.Error) as error:
         setting = "CLARA_MEMORY_URL" if settings.memory_url else "CLARA_DATA_DIR"
         raise StartupError(f"the memory cannot be opened: {describe(error)} ({setting})") from error
@@ -253,8 +256,14 @@ async def _open_response_cache(settings: Settings, folder: Path, stack: AsyncExi
     if settings.response_cache == "off":
         return ResponseCache(None, settings)
     file = folder / "responses.sqlite3"
-    with _map_start_errors(str(file), "CLARA_DATA_DIR, CLARA_ORIGINALS_KEY"):
-        store = ResponseStore(file, settings.response_cache_mb * 2**20, settings.originals_key)
+    name, setting = (
+        ("the response cache", "CLARA_RESPONSE_CACHE_URL")
+        if settings.response_cache_url
+        else (f"{file}", "CLARA_DATA_DIR, CLARA_ORIGINALS_KEY")
+    )
+    with _map_start_errors(name, setting):
+        capacity = settings.response_cache_mb * 2**20
+        store = create_response_store(settings.response_cache_url, file, capacity, settings.originals_key)
         await store.start()
     stack.push_async_callback(store.stop)
     if settings.response_cache == "semantic":
@@ -299,7 +308,8 @@ def list_litellm_prefixes(settings: Settings) -> tuple[str, ...]:
 def _create_engines(settings: Settings, clara: ClaraBackend | None) -> dict[str, Engine]:
     """Return the engines by mode. An engine of CLaRa has one thread for each passage of a batch.
 
-    clara-nano gets no engine of its own: it is not trained for the documents of `answer` and `summary`.
+    clara-nano gets no engine of its own: it is not trained for the documents of `answer` and `summary`. PISCO gets none
+    for `summary`.
     """
     cache_bytes = settings.cache_mb * 2**20
     engines = {"extract": Engine(workers=settings.workers, queue_limit=settings.queue, cache_bytes=cache_bytes)}
@@ -308,7 +318,8 @@ def _create_engines(settings: Settings, clara: ClaraBackend | None) -> dict[str,
             AnswerCompressor(clara.worker, registry.find_compressor, timeout=settings.clara_timeout),
             SummaryCompressor(clara.worker, registry.find_compressor, timeout=settings.clara_timeout),
         ):
-            engines[compressor.name] = _create_model_engine(settings, compressor)
+            if compressor.name != SummaryCompressor.name or local_model.can_paraphrase(settings):
+                engines[compressor.name] = _create_model_engine(settings, compressor)
     return engines
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from . import sqlite_file
 from .encryption import Encryption
@@ -44,6 +44,34 @@ class CachedResponse(NamedTuple):
     question: str
     expires: float
     body: bytes
+
+
+class ResponseStorage(Protocol):
+    """A store of answers. Methods raise OriginalsError on failure."""
+
+    async def start(self) -> None:
+        """Open or create the store."""
+        ...
+
+    async def stop(self) -> None:
+        """Close the store."""
+        ...
+
+    async def read(self, owner: str, name: str, max_age: float) -> bytes | None:
+        """Return the owner's answer of at most this age in seconds, or None."""
+        ...
+
+    async def list_questions(self, owner: str, bucket: str, max_age: float, limit: int) -> dict[str, str]:
+        """Return the owner's newest questions in a bucket, by the names of their answers."""
+        ...
+
+    async def insert(self, response: CachedResponse) -> None:
+        """Store or replace an answer. One that is too large for the store is ignored."""
+        ...
+
+    async def delete_expired(self) -> None:
+        """Delete expired answers."""
+        ...
 
 
 class ResponseStore:

@@ -1,4 +1,4 @@
-"""The chunks of vector stores: inserts them, and reads candidates by terms, texts and vectors."""
+"""The chunks of vector stores: inserts them, and reads texts and the rows of an index."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ...compression.memory.indexing import IndexedChunk
-from .memory_index import TextIndex
+from ...compression.memory.passage_index import IndexRow
 from .memory_schema import CHUNKS, FILES, STORE_FILES, ChunkHit, StoreFile
 
 
@@ -29,8 +29,8 @@ def count_bytes(chunks: Sequence[IndexedChunk]) -> int:
 class ChunkReader:
     """The chunks in an open database. Every method raises the errors of its driver."""
 
-    def __init__(self, engine: AsyncEngine, index: TextIndex) -> None:
-        self._engine, self._index = engine, index
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
 
     async def insert_chunks(
         self, connection: AsyncConnection, entry: StoreFile, chunks: Sequence[IndexedChunk]
@@ -40,22 +40,10 @@ class ChunkReader:
             return
         rows = [
             {"store_id": entry.store_id, "file_id": entry.file_id, "titles": list(chunk.titles)}
-            | {name: getattr(chunk, name) for name in ("start", "end", "text", "vector")}
+            | {name: getattr(chunk, name) for name in ("start", "end", "text", "vector", "postings")}
             for chunk in chunks
         ]
-        insertion = insert(CHUNKS).returning(CHUNKS.c.id, sort_by_parameter_order=True)
-        ids = (await connection.execute(insertion, rows)).scalars()
-        terms = (chunk.terms for chunk in chunks)
-        await self._index.insert(
-            connection, [(chunk_id, entry.store_id, words) for chunk_id, words in zip(ids, terms, strict=True)]
-        )
-
-    async def find_candidates(self, store_id: str, terms: Sequence[str], limit: int) -> list[int]:
-        """Return the ids of the chunks of a store that share terms, the best first."""
-        if not terms:
-            return []
-        async with self._engine.connect() as connection:
-            return await self._index.find(connection, store_id, terms, limit)
+        await connection.execute(insert(CHUNKS), rows)
 
     async def read_chunks(self, ids: Sequence[int]) -> dict[int, ChunkHit]:
         """Return chunks by id."""
@@ -76,8 +64,9 @@ class ChunkReader:
         chunks = await self.read_chunks(ids)
         return [chunks[chunk_id] for chunk_id in ids]
 
-    async def read_vectors(self, store_id: str) -> list[tuple[int, str, bytes]]:
-        """Return id, file and vector of every chunk of a store."""
-        query = select(CHUNKS.c.id, CHUNKS.c.file_id, CHUNKS.c.vector).where(CHUNKS.c.store_id == store_id)
+    async def read_index_rows(self, store_id: str, after: int = -1) -> list[IndexRow]:
+        """Return the chunks of a store with ids above `after`, in order, as its index needs them."""
+        query = select(CHUNKS.c.id, CHUNKS.c.file_id, CHUNKS.c.vector, CHUNKS.c.postings)
+        query = query.where(CHUNKS.c.store_id == store_id, CHUNKS.c.id > after).order_by(CHUNKS.c.id)
         async with self._engine.connect() as connection:
-            return [(row[0], row[1], row[2]) for row in await connection.execute(query.order_by(CHUNKS.c.id))]
+            return [IndexRow(*row) for row in await connection.execute(query)]

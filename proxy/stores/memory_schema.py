@@ -35,6 +35,7 @@ STORES = Table(
     Column("last_active", Double, nullable=False),
     Column("expires_days", Integer),
     Column("revision", BigInteger, nullable=False),
+    Column("deletion_revision", BigInteger, nullable=False, server_default="0"),  # of the last deletion of chunks
 )
 STORE_FILES = Table(
     "memory_store_files",
@@ -61,6 +62,7 @@ CHUNKS = Table(
     Column("titles", JSON, nullable=False),
     Column("text", Text, nullable=False),
     Column("vector", LargeBinary, nullable=False),  # int8, one byte per dimension
+    Column("postings", LargeBinary, nullable=False, server_default=""),  # see `encode_postings`
 )
 Index("memory_files_by_owner", FILES.c.owner, FILES.c.created)
 Index("memory_stores_by_owner", STORES.c.owner, STORES.c.created)
@@ -89,6 +91,7 @@ class VectorStore(NamedTuple):
     last_active: float
     expires_days: int | None
     revision: int
+    deletion_revision: int = 0
     usage_bytes: int = 0
     file_counts: Mapping[str, int] = MappingProxyType({})
 

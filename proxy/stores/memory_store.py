@@ -15,10 +15,10 @@ from sqlalchemy import Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ...compression.memory.indexing import IndexedChunk
+from . import memory_upgrade
 from .ledger import select_dialect
 from .ledger_dialect import Dialect
 from .memory_chunks import ChunkReader, NewDocument, count_bytes
-from .memory_index import PostgresIndex, SqliteIndex, TextIndex
 from .memory_schema import (
     CHUNKS,
     FILES,
@@ -32,8 +32,9 @@ from .memory_schema import (
 
 SECONDS_PER_DAY = 86_400
 DEFAULT_MAX_TOKENS = 200
+_STORE_FIELDS = 8  # of a VectorStore are columns
 _FILE_COLUMNS = [FILES.c[name] for name in StoredFile._fields]
-_STORE_COLUMNS = [STORES.c[name] for name in VectorStore._fields[:7]]
+_STORE_COLUMNS = [STORES.c[name] for name in VectorStore._fields[:_STORE_FIELDS]]
 _STORE_FILE_COLUMNS = [STORE_FILES.c[name] for name in StoreFile._fields[:-1]]
 
 
@@ -47,17 +48,14 @@ class MemoryStore:
     def __init__(self, engine: AsyncEngine, dialect: Dialect, clock: Callable[[], float] = time.time) -> None:
         self._engine, self._dialect, self._clock = engine, dialect, clock
         self.error_types = dialect.error_types
-        is_sqlite = engine.dialect.name == "sqlite"
-        self._index: TextIndex = SqliteIndex() if is_sqlite else PostgresIndex()
-        self.chunks = ChunkReader(engine, self._index)
+        self.chunks = ChunkReader(engine)
 
     async def start(self) -> None:
         """Create the tables if they do not exist."""
         async with self._engine.begin() as connection:
             await self._dialect.lock(connection)
             await connection.run_sync(METADATA.create_all)
-            for statement in self._index.statements:
-                await connection.exec_driver_sql(statement)
+            await memory_upgrade.upgrade_tables(connection)
 
     # files
 
@@ -104,7 +102,7 @@ class MemoryStore:
         """Create a store. Names need not be unique."""
         now = self._clock()
         store = VectorStore(_make_id("vs_"), name, dict(metadata or {}), now, now, expires_days, 0)
-        values = {field: getattr(store, field) for field in VectorStore._fields[:7]}
+        values = {field: getattr(store, field) for field in VectorStore._fields[:_STORE_FIELDS]}
         async with self._engine.begin() as connection:
             await connection.execute(insert(STORES).values(**values, owner=owner))
         return store
@@ -323,11 +321,12 @@ class MemoryStore:
         return store.expires is not None and store.expires <= self._clock()
 
     async def _remove_chunks(self, connection: AsyncConnection, store_id: str, file_id: str) -> None:
-        await self._index.delete(connection, store_id, file_id)
         chunks = delete(CHUNKS).where(CHUNKS.c.store_id == store_id, CHUNKS.c.file_id == file_id)
-        await connection.execute(chunks)
-        store = update(STORES).where(STORES.c.id == store_id)
-        await connection.execute(store.values(revision=STORES.c.revision + 1, last_active=self._clock()))
+        deleted = await connection.execute(chunks)
+        changes: dict[str, Any] = {"revision": STORES.c.revision + 1, "last_active": self._clock()}
+        if deleted.rowcount:
+            changes["deletion_revision"] = changes["revision"]
+        await connection.execute(update(STORES).where(STORES.c.id == store_id).values(changes))
 
     async def _remove_file(self, connection: AsyncConnection, store_id: str, file_id: str) -> None:
         await self._remove_chunks(connection, store_id, file_id)

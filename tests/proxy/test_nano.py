@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import openai
@@ -149,6 +149,54 @@ def test_the_passages_of_a_store_become_memories(nano: Proxy) -> None:
         assert "hiking" in str(answer.choices[0].message.content)
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(model="clara", messages=messages, extra_headers={"x-clara-store": "x"})
+
+
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
+def test_file_search_is_answered_by_clara(nano: Proxy, is_streamed: bool) -> None:
+    with openai.OpenAI(base_url=f"{nano.url}/v1", api_key=CLIENT_KEY, max_retries=0) as client:
+        store = client.vector_stores.create(name=f"tool {is_streamed}")
+        file = ("user.txt", MEMORIES[0].encode())
+        client.vector_stores.files.upload_and_poll(vector_store_id=store.id, file=file, poll_interval_ms=20)
+        responses = cast("Any", client.responses)
+        tools: Any = [{"type": "file_search", "vector_store_ids": [store.id]}]
+        options: Any = {"model": "clara", "input": QUESTION, "tools": tools, "include": ["file_search_call.results"]}
+        if is_streamed:
+            with responses.stream(**options) as stream:
+                events = list(stream)
+                response = stream.get_final_response()
+            assert "".join(event.delta for event in events if event.type == "response.output_text.delta")
+            numbers = [event.sequence_number for event in events]
+            assert numbers == sorted(numbers)
+        else:
+            response = responses.create(**options)
+        call, message = response.output
+        assert call.type == "file_search_call"
+        assert call.queries == [QUESTION]
+        assert call.results is not None
+        assert call.results[0].filename == "user.txt"
+        assert message.type == "message"
+        assert "hiking" in response.output_text
+        [citation] = message.content[0].annotations
+        assert citation.type == "file_citation"
+        assert response.usage is not None
+        assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
+        again = responses.create(model="clara", input=[*response.output, {"role": "user", "content": "And?"}])
+        assert again.status == "completed"
+
+
+def test_a_response_of_clara_rejects_what_it_cannot_do(nano: Proxy) -> None:
+    values: dict[str, Any] = {
+        "tools": [{"type": "function", "name": "f", "parameters": {}}],
+        "previous_response_id": "resp_1",
+        "text": {"format": {"type": "json_object"}},
+        "input": [{"type": "function_call_output", "call_id": "c", "output": "x"}],
+    }
+    for field, value in values.items():
+        answer = nano.post({"model": "clara", "input": QUESTION, field: value}, "/v1/responses")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_field"), field
+        assert answer.json()["error"]["param"].startswith(field)
+    answer = nano.post({"model": "clara-128", "input": QUESTION}, "/v1/responses")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ MIN_PREFIXED_LINES = 3
 MAX_HEADER_LINES = 10  # before the rows of a list in columns
 MIN_COLUMNS = 4
 MIN_COLUMN_ROWS = 8
+MIN_MARKED_SHARE = 0.9
 
 _TREE_LEAD = re.compile(r"[ \t│├└─┬╷╵|\u00a0]*(?:[`+\\|](?:--|-) ?)?")
 _BLANK_OPENINGS = frozenset(" \t")
@@ -31,6 +32,7 @@ _TAG = re.compile(r"<(/?)[A-Za-z][\w:.-]{0,80}[^<>]{0,5000}?(/?)>")
 _COLUMN_GAP = re.compile(r"\s{2,}|\t")
 _VALUES = re.compile(r"[ \t]*[\d.,%+-]+(?:[ \t]+[\d.,%+-]+)+[ \t]*$")
 _DIGIT = re.compile(r"\d")
+_MARKS = re.compile(r"(?=[^ ]| [^ ])[ A-Z?!*+]{2} \S|## ")
 
 
 def measure_indents(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
@@ -38,7 +40,7 @@ def measure_indents(text: str, spans: Sequence[Span]) -> tuple[list[int], list[i
     sample = text[:20_000]
     lead = _TREE_LEAD if _TREE_TEXT.search(sample) else _BLANK_LEAD
     special = _SPECIAL_OPENINGS if _CHANGED_TEXT.search(sample) else _SPECIAL_OPENINGS - _CHANGE_OPENINGS
-    prefix = _find_shared_prefix(text, spans)
+    prefix = _find_shared_prefix(text, spans) if not text.startswith("<") else ""
     indents: list[int] = []
     starts: list[int] = []
     for start, end in spans:
@@ -133,6 +135,12 @@ def _find_shared_prefix(text: str, spans: Sequence[Span]) -> str:
         if match is not None and count >= MIN_PREFIX_SHARE * len(sample) and len(sample) >= MIN_PREFIXED_LINES:
             return match[0]
     return ""
+
+
+def are_marks_aligned(text: str, spans: Sequence[Span]) -> bool:
+    """Return True if nearly all lines begin with marks in two columns, as in `git status --porcelain`."""
+    sample = spans[:MAX_EXAMINED_LINES]
+    return sum(_MARKS.match(text, *span) is not None for span in sample) >= MIN_MARKED_SHARE * len(sample)
 
 
 def are_numbers_aligned(text: str, starts: Sequence[int], indents: Sequence[int]) -> bool:

@@ -12,6 +12,8 @@ ASKED_LINES = 3  # with the greatest or least values of a field
 MAX_COLUMNS = 10  # of lines with columns, from the left
 MIN_NUMERIC_SHARE = 0.8  # of the lines with a number in a column
 MIN_COLUMN_LINES = 5
+SAMPLED_FIELDS = 2_000  # lines examined to find fields
+SAMPLED_ROWS = 400  # lines examined to find columns of numbers
 MIN_ALIKE_LINES = 12  # whose numbers are compared
 MAX_COMPARED_NUMBERS = 12  # of a line
 MAX_NAMED_LINES = 5  # more lines with a key are not told apart by it
@@ -35,12 +37,7 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
     directions = [least for pattern, least in patterns if pattern.search(question)]
     if not directions:
         return []
-    fields: dict[str, list[tuple[int, str]]] = {}
-    for index, span in enumerate(spans):
-        match = _FIELD.match(text, *span)
-        if match is not None:
-            fields.setdefault(match[1], []).append((index, match[2]))
-    named = [values for name, values in fields.items() if len(values) > 1 and bm25.is_named(name, query)]
+    named = _find_named_fields(text, spans, query)
     columns = named or list(_iter_columns(text, spans))
     count = ASKED_LINES if len(columns) == 1 or named else 1
     return [
@@ -51,26 +48,50 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
     ]
 
 
+def _find_named_fields(text: str, spans: Sequence[Span], query: Query) -> list[list[tuple[int, str]]]:
+    """Return the lines and values of each field that the query names; the names of fields come from a sample."""
+    sample = spans[:: max(1, len(spans) // SAMPLED_FIELDS)]
+    names = dict.fromkeys(match[1] for span in sample if (match := _FIELD.match(text, *span)) is not None)
+    named = [name for name in names if bm25.is_named(name, query)]
+    fields: dict[str, list[tuple[int, str]]] = {name: [] for name in named}
+    for index in sorted(set(severity.find_lines_with_words(text, [name.lower() for name in named], spans))):
+        match = _FIELD.match(text, *spans[index])
+        if match is not None and match[1] in fields:
+            fields[match[1]].append((index, match[2]))
+    return [values for values in fields.values() if len(values) > 1]
+
+
 def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, str]]]:
     """Yield the columns of numbers of lines with columns, such as those of `du` and `git diff --stat`."""
-    rows = [text[start:end].split(None, MAX_COLUMNS)[:MAX_COLUMNS] for start, end in spans]
-    for column in range(MAX_COLUMNS):
+    step = max(1, len(spans) // SAMPLED_ROWS)
+    sample = [text[start:end].split(None, MAX_COLUMNS)[:MAX_COLUMNS] for start, end in spans[::step]]
+    counts = [sum(len(row) > column and is_quantity(row[column]) for row in sample) for column in range(MAX_COLUMNS)]
+    numeric = [column for column, count in enumerate(counts) if 2 * count >= MIN_NUMERIC_SHARE * len(sample)]
+    if not numeric:
+        return
+    rows = [text[start:end].split(None, numeric[-1] + 1)[: numeric[-1] + 1] for start, end in spans]
+    for column in numeric:
         values = [
-            (index, row[column]) for index, row in enumerate(rows) if len(row) > column and is_quantity(row[column])
+            (index, row[column])
+            for index, row in enumerate(rows)
+            if len(row) > column and (row[column].isdecimal() or is_quantity(row[column]))
         ]
         if len(values) >= max(MIN_COLUMN_LINES, MIN_NUMERIC_SHARE * len(rows)):
             yield values
 
 
 def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int]:
-    """Return the lines whose key, name or first cell is a word of the question, if they are few."""
+    """Return the lines whose key, name, first cell or whole value is a word of the question, if they are few."""
     words = [*query.literals, *(term for term in query.term_weights if len(term) > 1)]
     names = list(dict.fromkeys(word for word in words if _NAME.fullmatch(word)))[:MAX_NAMES]
     if not names:
         return []
+    alternatives = "|".join(map(re.escape, names))
     key = re.compile(
-        rf"[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{'|'.join(map(re.escape, names))})"
-        r"(?=\s{2}|[\t:=|,@\"']|\Z)",
+        rf"[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{alternatives})"
+        r"(?=\s{2}|[\t:=|,@\"']|\Z)"
+        r"|[\s\"'-]{0,40}[A-Za-z][\w .-]{0,40}[\"']?[ \t]{0,40}[:=|][ \t]{0,40}"
+        rf"[\"']?(?:{alternatives})[\"']?,?\s{{0,8}}\Z",
         re.IGNORECASE,
     )
     lines_by_name: dict[str, list[int]] = {}

@@ -12,6 +12,7 @@ from .bm25 import Span
 
 MAX_LINE_CHARACTERS = 1_000  # a longer line is cut into pieces
 MAX_LINE_CHARACTERS_OF_FEW = 350  # the same limit in a text of few lines
+MIN_CUT_CHARACTERS = 120  # no shorter line is cut
 FEW_LINES = 4
 PIECE_CHARACTERS = 300
 MAX_ELEMENT_CHARACTERS = 120  # a longer line of XML is cut at its elements

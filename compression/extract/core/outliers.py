@@ -67,7 +67,7 @@ def find_outlying_numbers(values: Sequence[str]) -> list[int]:
 
 def is_quantity(value: str) -> bool:
     """Return True for a number, perhaps with a unit: `1,204`, `37%`, `1.5GiB`."""
-    return _QUANTITY.fullmatch(value) is not None
+    return value.isdecimal() or _QUANTITY.fullmatch(value) is not None
 
 
 def parse_numbers(values: Sequence[str]) -> list[float]:

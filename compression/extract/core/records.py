@@ -7,7 +7,7 @@ line of a block) is above the lines after it. Openers are recognised by repetiti
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -58,6 +58,7 @@ class Structure:
     ends: list[int]
     identities: dict[int, int]
     closers: list[bool]
+    comments: Collection[int] = ()
 
 
 def find_structure(text: str, spans: Sequence[Span]) -> Structure:
@@ -66,13 +67,16 @@ def find_structure(text: str, spans: Sequence[Span]) -> Structure:
         return Structure([], [], {}, [])
     indents, starts = indentation.measure_indents(text, spans)
     blocks = _find_block_starts(text, spans)
-    keys = _LineKeys(text, spans, starts)
+    keys = LineKeys(text, spans, starts)
     closers = [
         text[start : start + 1] in _CLOSER_OPENINGS and _CLOSER.match(text, start, end) is not None
         for start, (_, end) in zip(starts, spans, strict=True)
     ]
     openers, is_flat = _find_openers(text, spans, indents, keys, blocks, closers)
-    if is_flat or indentation.are_numbers_aligned(text, starts, indents):
+    is_prefixed = any(indents) and (
+        indentation.are_numbers_aligned(text, starts, indents) or indentation.are_marks_aligned(text, spans)
+    )
+    if is_flat or is_prefixed:
         indents = [0] * len(indents)
     if text.startswith(("<", "\ufeff<")):
         indentation.indent_elements(text, spans, starts, indents)
@@ -89,10 +93,10 @@ def find_structure(text: str, spans: Sequence[Span]) -> Structure:
     ends = _find_ends(parents)
     identities = _find_identities(keys, parents, ends, blocks)
     _add_comments(identities, comments, parents, ends)
-    return Structure(parents, ends, identities, closers)
+    return Structure(parents, ends, identities, closers, comments)
 
 
-class _LineKeys:
+class LineKeys:
     """What each line has in common with the same line of another record: its key, tag or first word."""
 
     def __init__(self, text: str, spans: Sequence[Span], starts: Sequence[int]) -> None:
@@ -105,10 +109,7 @@ class _LineKeys:
         key = self._keys.get(line)
         if key is None:
             start = self.starts[line]
-            end = min(self.spans[line][1], start + MAX_KEY_CHARACTERS)
-            match = _KEY.match(self.text, start, end)
-            key = match[match.lastindex or 0] if match is not None else ""
-            self._keys[line] = key = key if key.isalpha() else _DIGITS.sub("0", key)
+            self._keys[line] = key = read_key(self.text, start, self.spans[line][1])
         return key
 
     def is_identity(self, line: int) -> bool:
@@ -128,6 +129,13 @@ class _LineKeys:
         return [self[line] for line in lines]
 
 
+def read_key(text: str, start: int, end: int) -> str:
+    """Return the key, the tag or the first word between two offsets, without its digits."""
+    match = _KEY.match(text, start, min(end, start + MAX_KEY_CHARACTERS))
+    key = match[match.lastindex or 0] if match is not None else ""
+    return key if key.isalpha() else _DIGITS.sub("0", key)
+
+
 def _find_block_starts(text: str, spans: Sequence[Span]) -> set[int]:
     """Return the indices of the lines behind a blank line, and the first."""
     starts = {0} if spans else set[int]()
@@ -141,7 +149,7 @@ def _find_openers(
     text: str,
     spans: Sequence[Span],
     indents: Sequence[int],
-    keys: _LineKeys,
+    keys: LineKeys,
     blocks: set[int],
     closers: Sequence[bool],
 ) -> tuple[set[int], bool]:
@@ -190,15 +198,16 @@ def _are_keys_aligned(text: str, spans: Sequence[Span]) -> bool:
     return False
 
 
-def _is_regular(keys: _LineKeys, members: Sequence[int], key: str) -> bool:
-    """Return True if the key begins records: most other keys occur about as often, a few lines apart."""
-    members = members[:MAX_REGULAR_LINES]
-    counts = Counter(keys.list_keys(members))
+def _is_regular(keys: LineKeys, members: Sequence[int], key: str) -> bool:
+    """Return True if the key begins records: most other keys occur about as often, and usually the same follows."""
+    names = keys.list_keys(members[:MAX_REGULAR_LINES])
+    counts = Counter(names)
     count = counts[key]
-    if not key or count < MIN_REGULAR_RECORDS or len(members) < 2 * count or len(counts) < 2:
+    if not key or count < MIN_REGULAR_RECORDS or len(names) < 2 * count or len(counts) < 2:
         return False
     similar = sum(other for other in counts.values() if count <= 2 * other and other <= 2 * count)
-    return 2 * similar >= len(members) and similar > count
+    followers = Counter(after for name, after in pairwise(names) if name == key)
+    return 2 * similar >= len(names) and similar > count and 2 * max(followers.values()) >= count
 
 
 def _find_titles(text: str, spans: Sequence[Span], indents: Sequence[int], blocks: set[int]) -> set[int]:
@@ -320,7 +329,7 @@ def find_records(structure: Structure) -> list[int]:
     return records
 
 
-def _find_identities(keys: _LineKeys, parents: Sequence[int], ends: Sequence[int], blocks: set[int]) -> dict[int, int]:
+def _find_identities(keys: LineKeys, parents: Sequence[int], ends: Sequence[int], blocks: set[int]) -> dict[int, int]:
     """Chain the lines that name each record; a record has siblings that begin with the same key.
 
     Behind such lines and a blank line, an indented line is the record's subject (`git log`).
@@ -352,7 +361,7 @@ def _add_comments(identities: dict[int, int], comments: set[int], parents: Seque
             identities[line] = comment
 
 
-def _iter_identity_lines(keys: _LineKeys, head: int, end: int, parents: Sequence[int]) -> Iterator[int]:
+def _iter_identity_lines(keys: LineKeys, head: int, end: int, parents: Sequence[int]) -> Iterator[int]:
     count = 0
     for line in range(head + 1, min(end, head + 1 + IDENTITY_SEARCH_LINES)):
         parent = parents[line]

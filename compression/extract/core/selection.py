@@ -76,7 +76,7 @@ def compress_units(task: Task, units: Units) -> CompressedPassage | None:
         kept = choose_units(units, budget)
         outcome = outcomes.get(bytes(kept))  # required units may use up any budget
         if outcome is None:
-            outcome = outcomes[bytes(kept)] = write_units(units, kept)
+            outcome = outcomes[bytes(kept)] = write_units(units, kept, task.skips)
         return outcome
 
     return fit_target(task, len(task.text), build, units.weights.good_enough_shares)
@@ -124,7 +124,7 @@ def fit_target(
         if share * task.target <= size <= task.target or size == 0:
             break
         budget = int(budget * min(2.0, max(0.3, 0.97 * task.target / size)))
-    return best if best_rank is not None and abs(best_rank[1]) < total else None
+    return best if best_rank is not None and (task.skips or abs(best_rank[1]) < total) else None
 
 
 def estimate_token_count(text: str, count: CountFunction) -> int:
@@ -189,24 +189,37 @@ def _sum_character_cost(units: Units, indices: Sequence[int]) -> int:
     return sum([units.spans[index][1] - units.spans[index][0] + 1 for index in indices])
 
 
-def write_units(units: Units, kept: bytearray) -> CompressedPassage:
-    """Write the kept units and the gaps between them; a gap no longer than its marker is filled instead."""
+def write_units(units: Units, kept: bytearray, skips: Sequence[tuple[int, int]] = ()) -> CompressedPassage:
+    """Write the kept units and the gaps between them; a gap no longer than its marker is filled instead.
+
+    `skips` are the lines that the text lacks, as in `Task`; gaps count them, too.
+    """
     parts: list[str | Gap] = []
     last_template: object = None
-    for is_kept, start, end in _iter_runs(_fill_short_gaps(units, kept)):
+    spans, skip_offsets = units.spans, [offset for offset, _ in skips]
+    written = 0  # skips
+    for is_kept, start, end in _iter_runs(_fill_short_gaps(units, kept, skip_offsets)):
         if is_kept:
-            parts.extend(_iter_kept_text(units, start, end))
+            after = bisect_right(skip_offsets, spans[end - 1][1] - 1)
+            parts.extend(_iter_kept_text(units, start, end, skips[written:after]))
             last_template = units.templates[end - 1] if units.templates is not None else None
         else:
-            parts.append(_make_gap(units, start, end, last_template))
-    return CompressedPassage(tuple(parts), _count_units(units, 0, len(units.spans)), units.unit)
+            after = bisect_right(skip_offsets, spans[end][0]) if end < len(spans) else len(skips)
+            parts.append(_make_gap(units, start, end, last_template, skips[written:after]))
+        written = after
+    total = _count_units(units, 0, len(spans)) + sum([count for _, count in skips])
+    return CompressedPassage(tuple(parts), total, units.unit)
 
 
-def _fill_short_gaps(units: Units, kept: bytearray) -> bytearray:
+def _fill_short_gaps(units: Units, kept: bytearray, skip_offsets: Sequence[int]) -> bytearray:
     filled = bytearray(kept)
     for is_kept, start, end in _iter_runs(kept):
-        if not is_kept and units.spans[end - 1][1] - units.spans[start][0] < units.weights.marker_cost:
-            filled[start:end] = b"\1" * (end - start)
+        first, last = units.spans[start][0], units.spans[end - 1][1]
+        if not is_kept and last - first < units.weights.marker_cost:
+            position = bisect_left(skip_offsets, first)
+            after = units.spans[end][0] if end < len(units.spans) else len(units.text)
+            if position == len(skip_offsets) or skip_offsets[position] > after:
+                filled[start:end] = b"\1" * (end - start)
     return filled
 
 
@@ -220,16 +233,26 @@ def _iter_runs(flags: bytearray) -> Iterator[tuple[bool, int, int]]:
         start = end
 
 
-def _iter_kept_text(units: Units, start: int, end: int) -> Iterator[str]:
-    """Yield the text of a run of kept units, cut at long stretches of blanks."""
+def _iter_kept_text(units: Units, start: int, end: int, skips: Sequence[tuple[int, int]]) -> Iterator[str | Gap]:
+    """Yield the text of a run of kept units, cut at long stretches of blanks, and a gap for each of the skips."""
     cuts = units.detached[bisect_right(units.detached, start) : bisect_left(units.detached, end)]
+    remaining = list(skips)
     for first, after in pairwise((start, *cuts, end)):
-        yield units.text[units.spans[first][0] : units.spans[after - 1][1]]
+        begin, stop = units.spans[first][0], units.spans[after - 1][1]
+        while remaining and remaining[0][0] < stop:
+            offset, count = remaining.pop(0)
+            if begin < offset:
+                yield units.text[begin:offset]
+            yield Gap(count, units.unit)
+            begin = max(begin, offset)
+        yield units.text[begin:stop]
 
 
-def _make_gap(units: Units, start: int, end: int, last_template: object) -> Gap:
+def _make_gap(units: Units, start: int, end: int, last_template: object, skips: Sequence[tuple[int, int]] = ()) -> Gap:
     unit = units.unit
     templates = units.templates
+    if skips:
+        return Gap(_count_units(units, start, end) + sum([count for _, count in skips]), unit)
     if (
         last_template is not None
         and templates is not None

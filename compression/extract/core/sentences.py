@@ -10,12 +10,13 @@ from .bm25 import Span
 
 MAX_SENTENCE_CHARACTERS = 700  # a longer sentence is cut at a line end or a blank
 
-_SENTENCE_END = re.compile(
-    r"[.!?][\"'”’)\]*_`]{0,4}\s{1,200}(?=[^\sa-zа-я])"  # the next sentence does not begin with a small letter
-    r"|[。！？…।॥။።។][」』”’）\u200b ]{0,2}"
-    r"|[؟۔][\"”»)]{0,2}\s{1,200}"
-    r"|\n[ \t\r]{0,200}\n\s{0,400}"  # a paragraph ends
-    r"|\n(?=[ \t]{0,40}(?:[-*+•>#|]|\d{1,3}[.)] |\[\d|\.\. |:\w|```|~~~))"  # an item, a heading, a table row
+_SENTENCE_END = re.compile(  # begins with one set of characters, for which `re` searches quickly
+    r"[.!?\n。！？…।॥။።។؟۔](?:"
+    r"(?<=[.!?])[\"'”’)\]*_`]{0,4}\s{1,200}(?=[^\sa-zа-я])"  # the next sentence does not begin with a small letter
+    r"|(?<=[。！？…।॥။።។])[」』”’）\u200b ]{0,2}"
+    r"|(?<=[؟۔])[\"”»)]{0,2}\s{1,200}"
+    r"|(?<=\n)(?:[ \t\r]{0,200}\n\s{0,400}"  # a paragraph ends
+    r"|(?=[ \t]{0,40}(?:[-*+•>#|]|\d{1,3}[.)] |\[\d|\.\. |:\w|```|~~~))))"  # an item, a heading, a table row
 )
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:[A-Z]|[A-Za-z]\.[A-Za-z]|Mr|Mrs|Ms|Dr|St|Prof|Sr|Jr|vs|etc|cf|al|No|Nos|Vol|Fig|Eq|Sec|pp|Inc|Ltd|Co|Gen|Col|Lt|Gov|Sen|Rep|Rev)\.$"

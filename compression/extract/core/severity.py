@@ -103,12 +103,12 @@ def grade_lines(text: str, spans: Sequence[Span]) -> list[int]:
     """Grade each line: 0, WARNING, ERROR, or VERDICT for results of tests and builds."""
     grades = [0] * len(spans)
     starts = [start for start, _ in spans]
-    lowered = _lower(text)
+    lowered = lower(text)
     for grade, words in ((WARNING, _WARNING_WORDS), (ERROR, _ERROR_WORDS)):
         for word in words:
             for index in _find_lines_with(lowered, word, starts, spans, not_after="/#"):
                 grades[index] = grade
-    for index, grade in _iter_status_grades(text, lowered, starts, spans):
+    for index, grade in iter_status_grades(text, lowered, starts, spans):
         grades[index] = max(grades[index], grade)
     for candidates in (
         _find_verdict_openings(text, starts),
@@ -120,7 +120,7 @@ def grade_lines(text: str, spans: Sequence[Span]) -> list[int]:
     return grades
 
 
-def _iter_status_grades(
+def iter_status_grades(
     text: str, lowered: str, starts: Sequence[int], spans: Sequence[Span]
 ) -> Iterator[tuple[int, int]]:
     """Yield the indices and grades of the lines with the status of a failed request or process."""
@@ -149,11 +149,11 @@ def _iter_line_matches(
 def find_http_statuses(text: str, spans: Sequence[Span]) -> dict[int, str]:
     """Return the HTTP status of each line that names one."""
     starts = [start for start, _ in spans]
-    matches = _iter_line_matches(_HTTP_STATUS, _HTTP_WORDS, text, _lower(text), starts, spans)
+    matches = _iter_line_matches(_HTTP_STATUS, _HTTP_WORDS, text, lower(text), starts, spans)
     return {index: match[1] or match[2] for index, match in matches}
 
 
-def _lower(text: str) -> str:
+def lower(text: str) -> str:
     """Return the text in lower case; unchanged if that would move its characters."""
     lowered = text.lower()
     return lowered if len(lowered) == len(text) else text
@@ -200,7 +200,7 @@ def _is_inside_word(text: str, offset: int) -> bool:
 def find_lines_with_words(text: str, words: Sequence[str], spans: Sequence[Span]) -> list[int]:
     """Return the indices of the lines that contain one of the words, which are in lower case."""
     starts = [start for start, _ in spans]
-    lowered = _lower(text)
+    lowered = lower(text)
     return [index for word in words for index in _find_lines_with(lowered, word, starts, spans)]
 
 

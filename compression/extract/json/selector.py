@@ -39,7 +39,7 @@ _EMPTY_VALUE = re.compile(r"(?:null|false|true|0|\"\"|\[\s*\]|\{\s*\}|\"none\")$
 class JsonWeights(OutlierWeights):
     """Weights of JSON."""
 
-    min_score: float = weight(0.1, "a value worth its tokens; times the root of its rank among those of its row")
+    min_score: float = weight(0.15, "a value worth its tokens; times the root of its rank among those of its row")
     marker_cost: int = weight(0, "budget that the marker of a gap uses", "characters")
     outline_share: float = weight(0.8, "characters of the selection; its labels take the others", "share of budget")
     sibling_weight: float = weight(0.5, "part of its object's best score that a value gains", "factor")
@@ -49,7 +49,7 @@ class JsonWeights(OutlierWeights):
     last_bonus: float = weight(0.1, "the last element of an array")
     edge_decay: float = weight(0.7, "these bonuses at each further level", "factor")
     length_penalty: float = weight(0.1, "a value of 1000 characters or more")
-    outlier_bonus: float = weight(0.3, "an error or an outlier")
+    outlier_bonus: float = weight(0.45, "an error or an outlier")
     summary_bonus: float = weight(0.8, "a short scalar of the outermost object")
     min_summarized_values: int = weight(20, "values for each member of an outermost object with such scalars", "values")
     max_summary_characters: int = weight(120, "a short scalar with its key, at most", "characters")
@@ -57,6 +57,8 @@ class JsonWeights(OutlierWeights):
     max_identity_values: int = weight(3, "such members of a row, at most", "values")
     path_bonus: float = weight(0.5, "a value on a path in the question, if such values are many")
     max_required_values: int = weight(40, "values on a path in the question that are all kept", "values")
+    shared_factor: float = weight(0.3, "a value that nearly all rows have, besides the first one", "factor")
+    min_shared_share: float = weight(0.8, "rows with such a value", "share of rows")
     min_compared_rows: int = weight(3, "rows that are compared with one another", "rows")
 
 
@@ -222,9 +224,28 @@ class JsonSelector:
             else:
                 siblings[index] = max(siblings[index], container_scores[index])
                 keys[index] += matches[index]
+        for index in self._iter_shared_values():
+            if not matches[index]:
+                scores[index] *= weights.shared_factor
         self._raise_summary(scores, spans)
         self._raise_identities(scores)
         return scores
+
+    def _iter_shared_values(self) -> Iterator[int]:
+        """Yield the units with a value that nearly all rows have, besides the first one."""
+        values = [
+            (path, self.text[group[0].start : group[-1].end])
+            for path, group in zip(self._number_paths(), self.groups, strict=True)
+        ]
+        totals = Counter([path for path, _ in values])
+        occurrences = Counter(values)
+        shown: set[tuple[int, str]] = set()
+        for index, value in enumerate(values):
+            limit = max(self.weights.min_values, self.weights.min_shared_share * totals[value[0]])
+            if self.sizes[index] and occurrences[value] >= limit:
+                if value in shown:
+                    yield index
+                shown.add(value)
 
     def _raise_summary(self, scores: list[float], spans: Sequence[Span]) -> None:
         """Raise, in place, the scores of the short scalars of the outermost object, which sum up the others."""

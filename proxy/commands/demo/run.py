@@ -1,7 +1,8 @@
 """The command `clara-proxy demo`: replays recorded agent conversations through a proxy with the `openai` client.
 
 The upstream answers from the recording, so every answer must arrive unchanged. The forwarded bytes are compared as
-well: the earlier messages of a conversation must never change (the prefix invariant).
+well: the earlier messages of a conversation must never change (the prefix invariant). At the end it puts a folder of
+notes into a vector store and asks a question.
 """
 
 import asyncio
@@ -24,17 +25,25 @@ from rich.progress import track
 from rich.table import Table
 
 from ....config.settings import Settings
+from ...access.authentication import ANONYMOUS
 from ...app import create_app
+from ...memory.ingestion import Ingestion
 from ...protocols.json_types import Json
 from ...reports import ledger_report
-from .. import serve
+from ...stores.memory_schema import ChunkHit
+from ...stores.memory_store import open_memory
+from .. import serve, vector_stores
 from .scripted_upstream import ScriptedUpstream
 
 SAMPLE_FILE = "conversations.jsonl.gz"
 MODEL = "gpt-4o"
-MEMORIES = ["User likes hiking in national parks.", "User works as a software engineer.", "User has a dog named Max."]
+NOTES = {
+    "hobbies.txt": "User likes hiking in national parks.",
+    "work.txt": "User works as a software engineer for a shipping company in Rotterdam.",
+    "pets.txt": "User has a dog named Max, who is four years old.",
+}
 QUESTION = "What outdoor activities does the user enjoy?"
-_NO_TORCH_NOTE = "\nWith the extra [clara] installed, clara-nano also answers questions about short memories."
+_NO_TORCH_NOTE = "With the extra [clara] installed, clara-nano also answers it from these passages."
 
 
 @dataclass(slots=True)
@@ -74,22 +83,42 @@ def run_demo(max_turns: int = 0) -> int:
                 for conversation in read_conversations()
             ]
             client.close()
-            nano_answer = _ask_nano(url)
+            passages = asyncio.run(_search_notes(folder))
+            nano_answer = _ask_nano(url, [hit.text for hit in passages])
     console.print(_build_table(results))
     width = console.width if console.is_terminal else None
     report = asyncio.run(ledger_report.render_savings(folder, "1d", "project", "table", width=width))
     console.print(report, markup=False, soft_wrap=True)
     _print_explanation(console, results, folder)
+    console.print(f'\n"{QUESTION}" asked to the {len(NOTES)} files in {folder / "notes"}:', soft_wrap=True)
+    for number, hit in enumerate(passages, 1):
+        console.print(f"  {vector_stores.format_source(number, hit)}: {hit.text}", markup=False, soft_wrap=True)
     console.print(nano_answer, markup=False, soft_wrap=True)
+    console.print("Your own files: clara-proxy ingest FOLDER --store NAME; clara-proxy ask QUESTION --store NAME")
     has_changes = any(item.prefix_breaks or item.different_answers or item.structure_changes for item in results)
     return 1 if has_changes else 0
 
 
-def _ask_nano(url: str) -> str:
-    """Ask clara-nano about three memories and return its answer; without torch, return a note."""
+async def _search_notes(folder: Path) -> list[ChunkHit]:
+    """Put a folder of notes into a vector store, and return its passages for the question, best first."""
+    (folder / "notes").mkdir()
+    for name, text in NOTES.items():
+        (folder / "notes" / name).write_text(text, encoding="utf-8")
+    async with open_memory(f"sqlite:///{folder / 'memory.sqlite3'}") as memory:
+        store = await memory.create_store(ANONYMOUS, "notes")
+        await Ingestion(memory, ANONYMOUS, store).run([folder / "notes"], prunes=False, on_progress=_ignore_progress)
+        return await vector_stores.find_passages(memory, ANONYMOUS, "notes", QUESTION, len(NOTES))
+
+
+def _ignore_progress(_done: int, _total: int, _name: str) -> None:
+    pass
+
+
+def _ask_nano(url: str, memories: list[str]) -> str:
+    """Ask clara-nano about these memories and return its answer; without torch, return a note."""
     if find_spec("torch") is None:
         return _NO_TORCH_NOTE
-    body = orjson.dumps({"memories": MEMORIES, "query": QUESTION})
+    body = orjson.dumps({"memories": memories, "query": QUESTION})
     answer: Json = {}
     try:
         for _ in range(2):  # the first request loads the model
@@ -98,7 +127,7 @@ def _ask_nano(url: str) -> str:
     except error.HTTPError:
         return _NO_TORCH_NOTE
     return (
-        f'\nclara-nano answered "{QUESTION}" from {len(MEMORIES)} memories ({answer["original_tokens"]} tokens as '
+        f"clara-nano answered from these passages ({answer['original_tokens']} tokens as "
         f'{answer["compressed_tokens"]} memory tokens) in {answer["latency_ms"]:.0f} ms: "{answer["answer"]}"'
     )
 

@@ -164,7 +164,7 @@ def test_prefixed_keys_and_parameters_are_accepted(copy: Path, clara: Clara) -> 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"doc_max_length": None}, "config.json: not a CLaRa config.json: "),
+        ({"doc_max_length": None}, "config.json: not a config.json of CLaRa or PISCO: "),
         ({"compr_rate": 0}, "config.json"),
         ({"compr_rate": 64}, "no memory token"),
         ({"lora_r": 8}, "does not fit rank 8"),
@@ -178,7 +178,7 @@ def test_invalid_config_is_refused(copy: Path, change: dict[str, Any], words: st
 
 def test_missing_field_of_the_config_is_named(copy: Path) -> None:
     edit(checkpoint_folder(copy) / "config.json", lambda config: config.pop("compr_rate"))
-    with pytest.raises(CheckpointError, match=r"not a CLaRa config.json: compr_rate is missing"):
+    with pytest.raises(CheckpointError, match=r"not a config.json of CLaRa or PISCO: compr_rate is missing"):
         load_copy(copy)
 
 

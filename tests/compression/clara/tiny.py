@@ -1,6 +1,7 @@
-"""Creates a tiny random CLaRa checkpoint, so that most tests need no files from outside the repository."""
+"""Creates tiny random CLaRa and PISCO checkpoints, so that most tests need no files from outside the repository."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,38 @@ def make_checkpoint(folder: Path, head_size: int = HEAD_SIZE) -> Path:
     return folder
 
 
+def make_pisco_checkpoint(folder: Path) -> Path:
+    """Write `base/` and `pisco/`, a PISCO checkpoint at the top of its folder, and return the folder."""
+    source = make_checkpoint(folder) / "clara" / f"compression-{RATE}"
+    adapters: dict[str, Any] = torch.load(source / "adapters.pth", weights_only=True)
+    write_pisco(folder / "pisco", source, {name: adapters[name] for name in ADAPTERS[:2]})
+    return folder
+
+
+def write_pisco(folder: Path, source: Path, adapters: dict[str, Any], **fields: Any) -> Path:
+    """Write a PISCO checkpoint with the matrices of another one; 128 tokens become 8 memories."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(PISCO_CONFIG | fields))
+    torch.save(adapters, folder / "adapters.pth")
+    shutil.copy(source / "decoder_first_last_layers.pth", folder)
+    return folder
+
+
+PISCO_CONFIG: dict[str, Any] = {
+    "architectures": ["COCOM"],
+    "model_type": "COCOM",
+    "decoder_model_name": "mistralai/Mistral-7B-Instruct-v0.2",
+    "doc_max_length": 16 * MEMORIES,
+    "compr_rate": 16,
+    "compr_model_name": None,
+    "different_mem_tokens": True,
+    "sep": True,
+    "lora": True,
+    "lora_r": RANK,
+    "training_form": "both_separately",
+    "quantization": "no",
+    "optimize_mem_tokens": True,
+}
 ADAPTERS = ("decoder_adapter", "encoder_adapter", "query_reasoner_adapter")
 
 

@@ -385,4 +385,48 @@ OUTPUTS: dict[str, ToolOutput] = {
         after="dpkg: error processing archive /var/cache/lib44_1.44-1.deb (--unpack):\n"
         " trying to overwrite '/usr/lib/libz.so.1', which is also in zlib1g\nE: Sub-process returned an error (1)\n",
     ),
+    "apt-cache policy": ToolOutput(
+        "Which version of lib7 is installed?\nbash apt-cache policy " + " ".join(f"lib{index}" for index in range(60)),
+        "lib{i}:\n  Installed: 1.{i}-1\n  Candidate: 1.{i}-2\n  Version table:\n     1.{i}-2 500\n"
+        "        500 http://deb.example.org/debian bookworm/main amd64 Packages\n",
+        (r"^lib7:\n  Installed: 1\.7-1$",),
+    ),
+    "turbo run test": ToolOutput(
+        "Which test failed, and why?",
+        "@shop/web:test:  ✓ {i} [chromium] › page{i}.spec.ts:{i}:1 › shows page {i}\n",
+        (r"mail\.spec\.ts:28", r"Received: hidden", r"59 passed"),
+        after="".join(
+            f"@shop/web:test: {line}\n"
+            for line in (
+                "  1) [chromium] › mail.spec.ts:28:1 › contact form",
+                "    Error: Timed out 5000ms waiting for expect(locator).toBeVisible()",
+                "    Expected: visible",
+                "    Received: hidden",
+                "  1 failed",
+                "  59 passed (38.2s)",
+            )
+        ),
+    ),
+    "docker inspect": ToolOutput(
+        "Why was the container killed?",
+        "  worker-{i}:\n    image: worker:1.{i}\n    state: running\n    exit code: 0\n    restarts: 0\n"
+        "    port: 80{i}\n    volume: data-{i}\n    network: net-{i}\n",
+        (r"worker-9:\n", r"OOMKilled", r"-Xmx900m", r"memory: 512Mi"),
+        {
+            9: (
+                "state: running\n    exit code: 0",
+                "state: OOMKilled\n    exit code: 137\n    options: -Xmx900m\n    memory: 512Mi",
+            )
+        },
+        total=40,
+        before="containers:\n",
+    ),
+    "a build with a remedy": ToolOutput(
+        "Why did the installation fail, and what can be done?",
+        "resolving pkg-{i} 1.{i}.0 from the registry\n",
+        (r"peer react", r"--legacy-peer-deps"),
+        after="Could not resolve dependency: peer react@16 from enzyme\nFix the dependency conflict, or retry\n"
+        "this command with --force or --legacy-peer-deps to accept it\n"
+        "A complete log of this run is in:\n/tmp/debug-0.log\n",
+    ),
 }

@@ -1,7 +1,7 @@
 """The contract of every CLaRa backend: the same results alone and together, cancellation, deadlines, unloading.
 
-A tiny random checkpoint in this process, with torch and with MLX, the same behind another proxy, and the same decoded
-by vLLM: a double of it, or the real one with `CLARA_TEST_VLLM`, the path of its command (`benchmarks/vllm.py`). The
+A tiny random checkpoint in this process, in torch and MLX, the same behind another proxy, and the same decoded by
+vLLM: a double of it, or the real one with `CLARA_TEST_VLLM`, the path of its command (`benchmarks/vllm.py`). The
 reference's golden checkpoints, if they are present, in the same places; the real vLLM has no kernels for their heads.
 """
 

@@ -20,7 +20,7 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 from clara_proxy.compression.clara.exceptions import CheckpointError
 from clara_proxy.proxy.commands import checkpoints, models
-from clara_proxy.tests.compression.clara.tiny import make_checkpoint
+from clara_proxy.tests.compression.clara.tiny import make_checkpoint, make_pisco_checkpoint
 
 CHECKPOINT = "clara/compression-4"
 
@@ -197,9 +197,13 @@ def test_list_marks_complete_local_checkpoints(complete_checkpoint: Path, tmp_pa
     (folder / "compression-128" / "adapters.pth").unlink()
     nano, *entries = checkpoints.list_checkpoints(hub)
     assert nano.repo == "clara-nano"
-    assert len({(entry.repo, entry.subfolder) for entry in entries}) == 6
+    assert len({(entry.repo, entry.subfolder) for entry in entries}) == 7
     assert [entry.local for entry in entries if entry.local] == [folder / "compression-16"]
-    assert all("research only" in entry.licence for entry in entries)
+    assert all("research only" in entry.licence for entry in entries if entry.repo.startswith("apple/"))
+    assert all(entry.purpose for entry in (nano, *entries))
+    (pisco,) = [entry for entry in entries if entry.repo == "naver/pisco-mistral"]
+    assert (pisco.subfolder, "non-commercial" in pisco.licence) == ("", True)
+    assert pisco.size_bytes == 2 * 83_886_080 + 2 * 32_011 * 4096 * 2
     by_name = {(entry.repo.rpartition("-")[2], entry.subfolder): entry.size_bytes for entry in entries}
     assert by_name["E2E", "compression-128"] == 3 * 83_886_080 + 2 * 32_005 * 4096 * 2
     assert [checkpoints.format_size(count) for count in (999, 512_000, 776_000_000, 14_483_464_192)] == [
@@ -230,6 +234,24 @@ def test_pull_confirms_first_and_verifies_afterwards(hub: FakeHub) -> None:
     # The tiny checkpoint names another base model, so the location of its base must be given.
     assert findings[-1].result.startswith("the base model")
     assert checkpoints.verify_checkpoint("apple/tiny", "compression-4", checkpoints.BASE_REPO, hub)[-1].is_ok
+
+
+def test_pisco_is_pulled_from_the_top_of_its_repository(tmp_path: Path) -> None:
+    checkpoint = make_pisco_checkpoint(tmp_path)
+    hub = FakeHub(tmp_path / "cache", {"naver/tiny": checkpoint / "pisco", checkpoints.BASE_REPO: checkpoint / "base"})
+    summaries: list[str] = []
+
+    def accept(text: str) -> bool:
+        summaries.append(text)
+        return True
+
+    findings = checkpoints.pull_checkpoint("naver/tiny", None, None, accept, hub)
+    assert "non-commercial use only" in summaries[0]
+    assert findings is not None
+    assert findings[-1].is_ok, findings
+    assert "16x, 8 memory tokens" in findings[0].result
+    (tmp_path / "cache" / "naver--tiny" / "adapters.pth").unlink()
+    assert "adapters.pth is missing" in checkpoints.verify_checkpoint("naver/tiny", hub=hub)[-1].result
 
 
 def test_base_in_a_folder_is_not_downloaded(hub: FakeHub, complete_checkpoint: Path) -> None:

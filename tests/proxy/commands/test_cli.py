@@ -120,7 +120,9 @@ def test_wrap_returns_the_exit_status_of_the_command(upstream: str, tmp_path: Pa
     assert run("wrap", "--", sys.executable, "-c", "raise SystemExit(7)", **settings).returncode == 7
     missing = run("wrap", "--", "no-such-command-anywhere", **settings)
     assert missing.returncode == 127
-    assert "no-such-command-anywhere: command not found" in missing.stderr
+    assert "no-such-command-anywhere: command not found\n" in missing.stderr
+    client = run("wrap", "claude", **settings, PATH="/nonexistent")
+    assert "claude: command not found; install it with: npm install" in client.stderr
     refused = run("wrap", "--", str(Path(__file__)), **settings)
     assert (refused.returncode, "Permission denied" in refused.stderr) == (126, True)
     assert run("wrap", **settings).returncode == 2

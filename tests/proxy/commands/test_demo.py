@@ -17,6 +17,7 @@ def test_demo_without_torch_has_no_failed_requests() -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "With the extra [clara] installed" in result.stdout
+    assert "[1] hobbies.txt: User likes hiking" in result.stdout
     assert "(none)" not in result.stdout
     (total,) = [line.split() for line in result.stdout.splitlines() if line.split()[:1] == ["total"]]
     assert total[-1] == "0"  # failed

@@ -87,6 +87,10 @@ def test_an_answer_names_its_sources(data: Path, upstream: FaultyUpstream) -> No
     refused = run(data, "ask", QUESTION, "--store", "docs", **keys)
     assert refused.exit_code == 1
     assert "status 404: no such model" in refused.output
+    without_key = {"OPENAI_API_KEY": "", "OPENAI_BASE_URL": "", "CLARA_UPSTREAM_API_KEY": ""}
+    result = run(data, "ask", QUESTION, "--store", "docs", **without_key)  # to OpenAI, which would refuse the passages
+    assert result.exit_code == 1
+    assert "there is no API key, and nothing was sent" in result.output
     assert "no CLaRa model" in run(data, "ask", QUESTION, "--store", "docs", "--model", "clara", **keys).output
 
 
@@ -129,11 +133,9 @@ def test_a_killed_run_leaves_whole_files_and_the_next_one_continues(data: Path) 
         entries = database.execute("SELECT file_id, status FROM memory_store_files").fetchall()
         chunks = dict(database.execute("SELECT file_id, count(*) FROM memory_chunks GROUP BY file_id"))
         files = {row[0] for row in database.execute("SELECT id FROM memory_files")}
-        terms = database.execute("SELECT count(*) FROM memory_terms").fetchone()[0]
     assert 5 <= len(entries) < 301
     assert {status for _, status in entries} == {"completed"}
     assert {entry[0] for entry in entries} == files == set(chunks)
-    assert terms == sum(chunks.values())
     assert all(count >= 4 for count in chunks.values() if count > 1)  # the manual has one
     summary = json.loads(run(data, "ingest", str(docs), "--store", "docs", "--json").stdout)
     assert (summary["unchanged"], summary["added"]) == (len(entries), 301 - len(entries))

@@ -12,13 +12,12 @@ from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.running import CLIENT_KEY, TIMEOUT, Proxy, short_chat
 
 JSON_PATHS = ["/v1/embeddings", "/v1/completions", "/v1/rerank", "/v1/moderations", "/v1/audio/speech", "/v1/batches"]
-PROTOCOL_PATHS = ["/v1/responses", "/v1/messages", "/v1/messages/count_tokens"]
+PROTOCOL_PATHS = ["/v1/messages", "/v1/messages/count_tokens"]
+LOCAL_PATHS = ["/v1/chat/completions", "/v1/responses"]
 
 
 def build_request(path: str, model: str) -> dict[str, Any]:
-    if path == "/v1/responses":
-        return {"model": model, "input": "secret"}
-    if path.startswith("/v1/messages"):
+    if path == "/v1/chat/completions" or path.startswith("/v1/messages"):
         return {"model": model, "max_tokens": 9, "messages": [{"role": "user", "content": "secret"}]}
     return {"input": "secret", "model": model}
 
@@ -31,6 +30,18 @@ def test_a_local_model_is_refused_on_other_paths(proxy: Proxy, upstream: FaultyU
     assert "/v1/chat/completions" in answer.json()["error"]["message"]
     row = proxy.wait_for_row(answer)
     assert (row.outcome, row.status) == ("rejected", 400)
+    assert not upstream.requests
+
+
+@pytest.mark.parametrize("path", LOCAL_PATHS)
+@pytest.mark.parametrize("model", ["clara", "clara-16"])
+def test_a_local_model_that_is_not_installed_is_an_error(
+    proxy: Proxy, upstream: FaultyUpstream, path: str, model: str
+) -> None:
+    answer = proxy.post(build_request(path, model), path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
+    row = proxy.wait_for_row(answer)
+    assert (row.outcome, row.status) == ("failed", 503)
     assert not upstream.requests
 
 
@@ -53,7 +64,7 @@ def test_a_local_model_is_recognised_however_the_body_is_sent(
     else:
         del headers["content-type"]
     answer = httpx.post(proxy.url + path, content=content, headers=headers, timeout=TIMEOUT)
-    assert answer.status_code == 400
+    assert answer.status_code == (503 if path in LOCAL_PATHS else 400)
     assert not upstream.requests
 
 

@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from sqlalchemy import Connection, inspect, text
 
 from clara_proxy.compression.memory.indexing import index_document
+from clara_proxy.compression.memory.passage_index import IndexRow
 from clara_proxy.proxy.memory.search import MemorySearch
 from clara_proxy.proxy.stores.memory_chunks import NewDocument
 from clara_proxy.proxy.stores.memory_schema import StoreFile
@@ -23,6 +26,7 @@ The battery lasts nine hours. Charge it with the supplied adapter.
 
 Wipe the screen with a dry cloth. Never use alcohol.
 """
+WORDS = {1: "sparrow", 2: "finch", 3: "raven"}
 PLANETS = "Mars is the fourth planet. Its two moons are Phobos and Deimos.\n\nVenus has no moons."
 
 
@@ -76,6 +80,14 @@ async def test_chunks_are_found_by_their_words_and_by_their_meaning(memory: Memo
     assert MANUAL[first.start : first.end] == first.text
 
 
+async def test_a_word_of_every_chunk_does_not_outrank_the_meaning(memory: MemoryStore) -> None:
+    store = await memory.create_store(ALICE)
+    texts = ["User likes hiking in national parks.", "User works as an engineer.", "User has a dog."]
+    for number, content in enumerate(texts):
+        await add_document(memory, store.id, f"{number}.txt", content)
+    assert await search(memory, store.id, "What outdoor activities does the user enjoy?", 1) == texts[:1]
+
+
 async def test_search_honours_a_condition_on_attributes(memory: MemoryStore) -> None:
     store = await memory.create_store(ALICE)
     for name in ("a.txt", "b.txt"):
@@ -114,7 +126,7 @@ async def test_deletion_is_real_and_search_notices_it(memory: MemoryStore) -> No
     assert await search(memory, other.id, "moons")
     await memory.delete_file(ALICE, entry.file_id)
     assert await search(memory, other.id, "moons") == []
-    assert await memory.chunks.read_vectors(other.id) == []
+    assert await memory.chunks.read_index_rows(other.id) == []
     with pytest.raises(MemoryNotFoundError):
         await memory.read_content(ALICE, entry.file_id)
     assert await memory.delete_store(ALICE, other.id) == other.id
@@ -195,3 +207,63 @@ async def test_documents_are_added_and_replaced_at_once(memory: MemoryStore) -> 
     with pytest.raises(MemoryNotFoundError):
         await memory.add_document(BOB, store.id, document, [second])
     assert (await memory.get_store(ALICE, store.id)).file_counts == {"completed": 1}
+
+
+async def test_a_search_sees_what_other_processes_add_and_delete(memory: MemoryStore) -> None:
+    store = await memory.create_store(ALICE, "docs")
+    engine = MemorySearch(memory, 2**20)
+    reads: list[int] = []
+    read_index_rows = memory.chunks.read_index_rows
+
+    async def count_rows(store_id: str, after: int = -1) -> list[IndexRow]:
+        rows = await read_index_rows(store_id, after)
+        reads.append(len(rows))
+        return rows
+
+    memory.chunks.read_index_rows = count_rows  # type: ignore[method-assign]
+
+    async def find(question: str) -> set[str]:
+        hits = await engine.search(await memory.get_store(ALICE, "docs"), question, 10)
+        return {hit.name for hit in hits}
+
+    entries = [await add_document(memory, store.id, f"{n}.txt", f"The {word} is blue.") for n, word in WORDS.items()]
+    assert "1.txt" in await find("sparrow")
+    assert await find("sparrow") == await find("sparrow")
+    added = await add_document(memory, store.id, "9.txt", "The heron is blue.")
+    assert "9.txt" in await find("heron")
+    assert reads == [len(WORDS), 1]  # what is known is not read again
+    await memory.detach_file(ALICE, store.id, added.file_id)
+    await memory.detach_file(ALICE, store.id, entries[0].file_id)
+    await add_document(memory, store.id, "8.txt", "The egret is blue.")  # SQLite may give it the id of a deleted chunk
+    assert not {"9.txt", "1.txt"} & await find("heron sparrow blue")
+    assert "8.txt" in await find("egret")
+    assert reads[2:] == [len(WORDS)]
+
+
+async def test_a_database_of_an_earlier_version_is_upgraded(memory: MemoryStore) -> None:
+    store = await memory.create_store(ALICE, "docs")
+    await add_document(memory, store.id, "manual.md", MANUAL)
+    engine = cast("Any", memory)._engine
+    is_sqlite = engine.dialect.name == "sqlite"
+    async with engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE memory_stores DROP COLUMN deletion_revision"))
+        await connection.execute(text("ALTER TABLE memory_chunks DROP COLUMN postings"))
+        old_index = (
+            "CREATE TABLE memory_terms (x TEXT)" if is_sqlite else "ALTER TABLE memory_chunks ADD terms tsvector"
+        )
+        await connection.execute(text(old_index))
+    await memory.start()
+    await memory.start()
+    [row, *_] = await memory.chunks.read_index_rows(store.id)
+    assert row.postings
+    assert "dry cloth" in (await search(memory, store.id, "alcohol"))[0]
+    async with engine.begin() as connection:
+        tables, columns = await connection.run_sync(read_schema)
+    assert "memory_terms" not in tables
+    assert "terms" not in columns
+
+
+def read_schema(connection: Connection) -> tuple[set[str], set[str]]:
+    """Return the names of all tables, and of the columns of the chunks."""
+    inspector = inspect(connection)
+    return set(inspector.get_table_names()), {column["name"] for column in inspector.get_columns("memory_chunks")}

@@ -1,6 +1,7 @@
 """The structure of lines: parents, records, and the lines that name a record."""
 
 import re
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -143,3 +144,16 @@ def test_counts_of_lines_are_exact() -> None:
     kept = sum(line.strip() != "" for piece in list_pieces(passage) for line in piece.split("\n"))
     left_out = sum(part.left_out for part in passage.parts if not isinstance(part, str))
     assert kept + left_out == passage.total == sum(line.strip() != "" for line in COMMITS.split("\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f" M src/a{index}.py\n?? b{index}.txt\n" for index in range(20)),
+        "".join(f'<testcase name="t{index}" time="0.1"/>\n' for index in range(20)),
+        "".join(f"{Random(index).choice(('device', 'node', 'sample', 'token'))} {index}\n" for index in range(80)),
+    ],
+    ids=["marks in columns", "elements", "the same words again and again"],
+)
+def test_lines_without_records_have_no_parents(text: str) -> None:
+    assert set(records.find_structure(text, lines.find_line_spans(text)).parents) == {-1}
