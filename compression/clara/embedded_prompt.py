@@ -52,10 +52,9 @@ class EmbeddedPrompt:
 
         Raises `ClaraError` if they are larger than `MAX_PAYLOAD_BYTES`.
         """
-        embeddings = self.prompt.input_embeddings
+        embeddings: torch.Tensor = self.prompt.input_embeddings
         if tokens:
-            ids = torch.tensor(tokens, device=embeddings.device)
-            embeddings = torch.cat((embeddings, self.clara.model.embed[ids]))
+            embeddings = self.clara.model.extend_prompt(embeddings, tokens)
         if embeddings.nbytes > MAX_PAYLOAD_BYTES:
             raise ClaraError(f"the prompt has {embeddings.nbytes:,} bytes; at most {MAX_PAYLOAD_BYTES:,} are sent")
         file = io.BytesIO()
@@ -67,7 +66,7 @@ class EmbeddedPrompt:
         return self.clara.text_stream()
 
     def build_reply(self, tokens: Sequence[int], finish: "FinishReason") -> "Reply":
-        """Return the reply with these ids, which exclude the end token."""
+        """Return the reply with these ids; they exclude the end token."""
         from .decoding import GeneratedRow  # noqa: PLC0415 - only here
 
         return self.clara.build_reply(self.prompt, GeneratedRow(len(tokens), list(tokens), finish))
@@ -105,7 +104,7 @@ class Canary(NamedTuple):
 
 
 def build_canary(clara: "Clara") -> Canary:
-    """Return the canary of a model; its text holds what other engines could take for special tokens."""
+    """Return the canary of a model; its text spells special tokens of other engines."""
     prepared = clara.prepare_answer(CANARY_QUESTION, clara.compress([CANARY_TEXT]))
     with_adapter, without_adapter = (
         torch.log_softmax(clara.model.prefill([prepared.input_embeddings], adapter)[0][0].float(), dim=-1).cpu()

@@ -1,7 +1,7 @@
 """Writes a CLaRa checkpoint in the layouts of other engines.
 
 vLLM gets the base model with CLaRa's vocabulary and each adapter in PEFT's layout, because a LoRA adapter cannot hold
-new tokens; or the base with the decoder adapter merged, which needs no LoRA there. mlx-lm gets the merged model.
+new tokens; or the base with the decoder adapter merged: no LoRA there. mlx-lm gets the merged model.
 Weights keep their number format, and only one file of the base is in memory at a time.
 """
 
@@ -15,14 +15,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from . import locate, lora
+from . import lora
 from .checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER, Checkpoint, load_checkpoint
-from .checkpoint_config import CheckpointConfig, read_checkpoint_config
-from .decoder_config import DecoderConfig, read_decoder_config, read_json
+from .checkpoint_config import CheckpointConfig
+from .decoder_config import DecoderConfig, read_json
 from .exceptions import CheckpointError
 from .lora import LoraPair
-from .model_source import ModelSource
-from .tokenizer import ClaraTokenizer, MemoryTokenSpec
+from .model_source import ModelSource, find_model_files
+from .tensor_file import read_torch_tensors
+from .tokenizer import ClaraTokenizer
 
 ExportTarget = Literal["vllm", "mlx"]
 ADAPTER_FOLDERS = {DECODER_ADAPTER: "decoder", ENCODER_ADAPTER: "encoder", QUERY_ADAPTER: "query"}
@@ -40,7 +41,7 @@ class _Source(NamedTuple):
 
 
 def name_served_model(hidden_size: int, memory_tokens: int) -> str:
-    """Return the name under which vLLM serves an exported base; a client compares the sizes before it sends tensors."""
+    """Return vLLM's name for an exported base; a client compares the sizes before it sends tensors."""
     return f"clara-h{hidden_size}-m{memory_tokens}"
 
 
@@ -69,17 +70,11 @@ def export_checkpoint(source: ModelSource, target: ExportTarget, out: Path, *, m
 
 
 def _open_source(source: ModelSource) -> _Source:
-    access = locate.HubAccess(source.cache)
-    folder = locate.find_checkpoint_folder(source.checkpoint, source.subfolder, access)
-    config = read_checkpoint_config(folder)
-    base_folder = locate.find_base_folder(config.raw, source.base, access)
-    spec = MemoryTokenSpec(
-        config.memory_tokens, config.has_distinct_memory_tokens, ("<KBTC>",) if config.has_kbtc_token else ()
+    files = find_model_files(source)
+    checkpoint = load_checkpoint(
+        files.folder, files.decoder_config, files.tokenizer.vocabulary_size, read_file=read_torch_tensors
     )
-    tokenizer = ClaraTokenizer.from_file(base_folder / "tokenizer.json", spec)
-    decoder = read_decoder_config(base_folder)
-    checkpoint = load_checkpoint(folder, decoder, tokenizer.vocabulary_size)
-    return _Source(config, decoder, tokenizer, checkpoint, base_folder)
+    return _Source(files.config, files.decoder_config, files.tokenizer, checkpoint, files.base_folder)
 
 
 def _write_base(source: _Source, out: Path, merged: list[dict[str, LoraPair]] | None) -> None:
@@ -141,7 +136,8 @@ def _merge_lora(name: str, weight: Tensor, adapter: list[dict[str, LoraPair]] | 
     if adapter is None or parts[-2] not in lora.TARGET_MODULES:
         return weight
     pair = adapter[int(parts[2])][parts[-2]]
-    return (weight.float() + lora.SCALING * (pair.up.float() @ pair.down.float())).to(weight.dtype)
+    up, down = torch.as_tensor(pair.up).float(), torch.as_tensor(pair.down).float()
+    return (weight.float() + lora.SCALING * (up @ down)).to(weight.dtype)
 
 
 def _write_adapter(out: Path, adapter: list[dict[str, LoraPair]], rank: int) -> None:

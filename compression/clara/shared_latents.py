@@ -1,4 +1,4 @@
-"""A store of latents that also looks where other processes keep theirs, so that a document is encoded once for all."""
+"""A store of latents before one of several processes, so that a document is encoded once for all of them."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence

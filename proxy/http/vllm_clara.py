@@ -88,7 +88,7 @@ class VllmWorker(Worker):
         answer.add_done_callback(self._forget_answer)
 
         def on_prepared(prepared: "Future[EmbeddedPrompt]") -> None:
-            """Start to decode; runs in the worker's thread, or in that of the caller who cancels."""
+            """Start to decode; runs in the worker's thread, or in that of a cancelling caller."""
             if answer.done() or prepared.cancelled():
                 answer.cancel()
             elif (error := prepared.exception()) is not None:

@@ -84,7 +84,7 @@ class VllmDecoders:
     async def decode(self, generation: Generation) -> None:
         """Generate an answer to its end, on one server or, after failures, on others.
 
-        Raises `ClaraError` if no server can be used. Cancelling it closes the connection, which frees the server.
+        Raises `ClaraError` if no server can be used. Cancelling it closes the connection and frees the server.
         """
         while generation.finish is None:
             server = await self._choose_server()

@@ -46,7 +46,7 @@ class Generation:
 
     @property
     def is_decoded(self) -> bool:
-        """Return True unless the answer is an abstention, which takes no decoding."""
+        """Return True unless the answer is an abstention: it takes no decoding."""
         return not self.prompt.prompt.should_abstain
 
     def build_reply(self) -> "Reply":
@@ -54,7 +54,7 @@ class Generation:
         return self.prompt.build_reply(self.tokens, self.finish or "length")
 
     def build_body(self, adapter: str, max_positions: int | None) -> bytes | None:
-        """Return the JSON of the next request; None if there is no room for another token, which ends the answer.
+        """Return the JSON of the next request; None without room for another token, at the end of the answer.
 
         It encodes megabytes, so call it in a thread. Raises `ClaraError` if the prompt is too large.
         """

@@ -191,8 +191,9 @@ async def test_goldens_are_reproduced(checkpoint_name: str, backend: str, machin
 
 
 async def test_stream_and_embeddings_agree(clara: ClaraBackend) -> None:
-    answer = await clara.answer(DOCUMENTS[:2], "the fox?", 8, SECONDS)
-    pieces = [piece async for piece in clara.stream(DOCUMENTS[:2], "the fox?", 8, SECONDS)]
+    # A server under load may send several tokens in one piece.
+    answer = await clara.answer(DOCUMENTS[:2], "the fox?", 24, SECONDS)
+    pieces = [piece async for piece in clara.stream(DOCUMENTS[:2], "the fox?", 24, SECONDS)]
     texts = [piece for piece in pieces[:-1] if isinstance(piece, str)]
     assert "".join(texts) == answer.text
     assert len(texts) > 2

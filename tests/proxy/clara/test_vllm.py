@@ -8,6 +8,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,7 +160,8 @@ async def test_server_with_another_checkpoint_is_refused(
     config: LocalModelConfig, model: Clara, serve_double: Serve, tmp_path: Path
 ) -> None:
     torch.manual_seed(1)  # pyright: ignore[reportUnknownMemberType]
-    other = replace(model.model, head=torch.randn_like(model.model.head))
+    plain: Any = model.model
+    other = replace(plain, head=torch.randn_like(plain.head))
     clara_of_other = Clara.__new__(Clara)
     clara_of_other.__dict__ |= model.__dict__ | {"model": other}
     async with open_clara(config, serve_double(VllmDouble(clara_of_other))) as clara:
