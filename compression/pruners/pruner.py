@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..clara.loading import Placement, resolve_placement
+from ..clara.loading import resolve_placement
+from ..clara.model_source import Placement
 from ..clara.processor import count_physical_cores
 from .encoding import EncodedText, TextEncoder, Window
 from .families import PrunerSpec, read_spec

@@ -27,7 +27,7 @@ def test_none_is_remembered() -> None:
 
 @given(st.lists(st.text(max_size=3)), st.integers(1, 5))
 def test_results_are_right_and_bounded_in_number(texts: list[str], max_entries: int) -> None:
-    memo = Memo(len, max_entries)
+    memo = Memo[str, int](len, max_entries)
     for text in texts:
         assert memo(text) == len(text)
         assert 1 <= len(memo) <= max_entries
@@ -35,7 +35,7 @@ def test_results_are_right_and_bounded_in_number(texts: list[str], max_entries: 
 
 @given(st.lists(st.text(max_size=3)), st.lists(st.text(max_size=3)))
 def test_split_known_separates_remembered_texts(before: list[str], texts: list[str]) -> None:
-    memo = Memo(len, 1000)
+    memo = Memo[str, int](len, 1000)
     for text in before:
         memo(text)
     values, unknown = memo.split_known(texts)
@@ -44,7 +44,7 @@ def test_split_known_separates_remembered_texts(before: list[str], texts: list[s
 
 
 def test_threads_may_share_a_memo() -> None:
-    memo = Memo(len, 7)
+    memo = Memo[str, int](len, 7)
     texts = ["x" * number for number in range(40)] * 50
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(memo, texts)) == [len(text) for text in texts]
