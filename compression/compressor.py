@@ -51,8 +51,8 @@ NO_USAGE = ModelUsage()
 class CompressedPassage:
     """Pieces of a passage in order, and the gaps between them; the original has `total` units.
 
-    `compressor` names the one that made it, if that is not the one that was asked, and `fallback` the reason. With
-    `is_inline` the pieces are words that hold their own blanks, and stand in one line with the next.
+    `compressor` is the name of the compressor that replaced the requested one, and `fallback` the reason. With
+    `is_inline` the pieces are words with their own blanks, and no line breaks are added between them.
     """
 
     parts: tuple[str | Gap, ...]

@@ -117,8 +117,8 @@ class PassageIndex:
             weights: the terms of the question with their weights
             limit: the largest number of chunks
             accepts: a condition on the files of the chunks
-            min_share: the least score, as a share of the rarity of all terms; a word that stands in nearly every chunk
-                has hardly any
+            min_share: the least score, as a share of the rarity of all terms; a word of nearly every chunk has hardly
+                any
         """
         import numpy as np  # noqa: PLC0415
 

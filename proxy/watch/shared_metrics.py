@@ -1,7 +1,7 @@
 """The metrics of several processes of one proxy: each writes its totals to a file, and any of them adds them all up.
 
-A process that is started in the place of one that died continues from the totals of that one, so that counters never
-go back. The figures of the other processes are at most `WRITE_SECONDS` old.
+A process that replaces a dead one continues from the totals of that one, so counters never decrease. The figures of the
+other processes are at most `WRITE_SECONDS` old.
 """
 
 import asyncio
