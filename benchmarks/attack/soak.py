@@ -79,7 +79,7 @@ class HonestClients:
 
     def take_latencies(self) -> list[float]:
         """Return the latencies since the last call, in milliseconds."""
-        latencies = []
+        latencies: list[float] = []
         with suppress(Empty):
             while True:
                 latency, outcome = self.results.get_nowait()

@@ -27,6 +27,7 @@ from .remote_connection import RemoteConnection, read_error
 BATCH_SECONDS = 0.005  # jobs that arrive within this time travel together
 MAX_BATCH = 32
 STATUS_INTERVAL = 30.0
+UNLOAD_CHECKS, UNLOAD_INTERVAL = 20, 0.25  # seconds
 DEFAULT_SECONDS = 120.0  # of a job without a deadline
 log = logging.getLogger(__name__)
 
@@ -240,7 +241,11 @@ class RemoteClara:
     async def _unload(self) -> None:
         with suppress(ClaraError):
             await self._connection.post("/unload", {}, time.monotonic() + 10)
-        await self._read_status()
+        for _ in range(UNLOAD_CHECKS):  # the other machine unloads as soon as no job runs
+            await self._read_status()
+            if not self._remote_status.get("loaded"):
+                break
+            await asyncio.sleep(UNLOAD_INTERVAL)
 
     async def _watch_status(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol, cast
@@ -132,7 +133,8 @@ def test_backend_without_its_library_names_the_extra(
 ) -> None:
     settings = Settings(data_dir=tmp_path, backend=backend, model="clara-nano")
     assert local_model.describe_problem(settings) == ""
-    monkeypatch.setattr(local_model, "find_spec", lambda name: None)  # pyright: ignore[reportUnknownLambdaType]
+    find_nothing: Callable[[str], None] = lambda name: None  # noqa: E731
+    monkeypatch.setattr(local_model, "find_spec", find_nothing)
     assert f"pip install 'clara-proxy[{extra}]'" in local_model.describe_problem(settings)
     assert local_model.resolve_local_model(Settings(data_dir=tmp_path, backend=backend)) is None
 
