@@ -312,6 +312,8 @@ class ToolLoop:
         error = json_types.parse_object_exactly(body)
         if error is None or not (status >= 400 or has_error(error)):
             message = f"the upstream answered with status {status}"
+            if status < 400:
+                message += ", but with neither an event stream nor JSON"
             return self._adapter.encode_error_event(UpstreamError(502, message))
         return sse.encode_event(json_codec.dumps(error), name=self._adapter.error_event_name)
 

@@ -203,6 +203,9 @@ def check_example(
         assert view.has_error
         assert deviations[len(bodies) - 1]["break"] != "none"
         return
+    if broken is not None and not body.data.strip():  # without any event, both an error and an empty reply are right
+        assert not view.call_names
+        return
     if broken is not None and data.lstrip()[:1] == b"{":  # a stream that broke off, as a whole reply
         assert view.has_error or not view.call_names or view.arguments.endswith("}")
         return
