@@ -116,6 +116,10 @@ class StoreSettings(BaseSettings):
         description="Database of files and vector stores: `postgresql://...` or `sqlite:///PATH`; by default a file in "
         "the data directory.",
     )
+    memory_latents: bool = Field(
+        default=False,
+        description="Have CLaRa compress passages as files are indexed, instead of at the first question to `clara`.",
+    )
     memory_index_mb: int = Field(
         default=256,
         ge=0,

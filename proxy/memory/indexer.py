@@ -10,8 +10,9 @@ from collections import OrderedDict
 from ...compression.memory.indexing import IndexedChunk, index_document
 from ..stores.memory_schema import StoreFile
 from ..stores.memory_store import MemoryNotFoundError, MemoryStore
-from . import convert
+from . import convert, passages
 from .convert import ConversionError
+from .passage_encoder import PassageEncoder
 
 MAX_ATTEMPTS = 10
 RETRY_SECONDS = 1.0
@@ -20,10 +21,13 @@ Job = tuple[str, str, str]  # owner, store, file
 
 
 class Indexer:
-    """Indexes one file at a time; the files wait in the order of their submission."""
+    """Indexes one file at a time; the files wait in the order of their submission.
 
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
+    `encoder` gets the passages of each indexed file.
+    """
+
+    def __init__(self, store: MemoryStore, encoder: PassageEncoder | None = None) -> None:
+        self._store, self._encoder = store, encoder
         self._waiting: OrderedDict[Job, int] = OrderedDict()  # with the number of failed attempts
         self._has_work = asyncio.Event()
         self._is_idle = asyncio.Event()
@@ -87,7 +91,9 @@ class Indexer:
             log.warning("a file cannot be indexed: %s", type(error).__name__)
             await self._store.fail_file(entry, f"the file cannot be indexed ({type(error).__name__})")
         else:
-            await self._store.finish_file(entry, text, chunks)
+            is_stored = await self._store.finish_file(entry, text, chunks)
+            if is_stored and self._encoder is not None:
+                self._encoder.submit(passages.format_memory(entry.name, chunk.titles, chunk.text) for chunk in chunks)
 
 
 def _index_text(entry: StoreFile, text: str) -> list[IndexedChunk]:

@@ -45,6 +45,11 @@ def format_block(hits: Sequence[ChunkHit]) -> str:
     return _HEAD + "".join(_format_passage(number, hit) for number, hit in enumerate(hits, 1)) + _TAIL
 
 
+def format_memory(name: str, titles: Sequence[str], text: str) -> str:
+    """Return a passage as a document for CLaRa: its source on the first line."""
+    return " > ".join((name, *titles)) + f"\n{text}"
+
+
 def neutralize_special_tokens(text: str) -> str:
     """Return a text with the special tokens of chat templates as plain text, such as `< |im_end|>`."""
     return _SPECIAL_TOKEN.sub(lambda match: f"{match[0]} ", text)

@@ -117,7 +117,7 @@ class RequestMemory:
             hits = await PassageInserter(self._memory, self._originals, owner).search(query, question)
             selected = passages.select_passages(hits, get_token_counter(context.pricing_model))
         record = BlockRecord("", "", question, [hit._asdict() for hit in selected])
-        memories = [" > ".join((hit.name, *hit.titles)) + f"\n{hit.text}" for hit in selected]
+        memories = [passages.format_memory(hit.name, hit.titles, hit.text) for hit in selected]
         return LocalRequest(body, memories, _build_reply(search, Insertion(NO_CHANGES, record, is_fresh=True), context))
 
     def create_search(self, context: RequestContext, owner: str) -> SearchMemory | None:

@@ -10,6 +10,7 @@ from ...config.settings import Settings
 from ..protocols.api_errors import ApiError
 from ..stores.memory_store import MemoryStore, open_memory
 from .indexer import Indexer
+from .passage_encoder import PassageEncoder
 from .remember import ToolOutputKeeper
 from .search import MemorySearch
 
@@ -33,17 +34,19 @@ def locate_database(settings: Settings) -> str:
 
 
 @asynccontextmanager
-async def run_memory(url: str, index_bytes: int) -> AsyncGenerator[Memory]:
+async def run_memory(url: str, index_bytes: int, encoder: PassageEncoder | None = None) -> AsyncGenerator[Memory]:
     """Open memory in the database at this URL, and index unfinished files, until the block ends.
 
-    `index_bytes` bounds the indexes of stores that are kept in memory.
+    `index_bytes` bounds the indexes of stores that are kept in memory. `encoder` gets the passages of indexed files.
 
     Raises:
         ValueError: the database is not supported.
         Exception: the errors of its driver.
     """
     async with open_memory(url) as store:
-        indexer = Indexer(store)
+        indexer = Indexer(store, encoder)
+        if encoder is not None:
+            encoder.start()
         await indexer.start()
         expiring = asyncio.create_task(_delete_expired(store))
         keeper = ToolOutputKeeper(store, indexer)
@@ -54,6 +57,8 @@ async def run_memory(url: str, index_bytes: int) -> AsyncGenerator[Memory]:
             expiring.cancel()
             await asyncio.gather(expiring, return_exceptions=True)
             await indexer.stop()
+            if encoder is not None:
+                await encoder.stop()
 
 
 async def _delete_expired(store: MemoryStore) -> None:

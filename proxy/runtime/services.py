@@ -28,6 +28,7 @@ from ..http.body_budget import BodyBudget
 from ..http.litellm_providers import LitellmProviders
 from ..http.shadow import ShadowChecks
 from ..http.upstream import Upstream
+from ..memory.passage_encoder import PassageEncoder
 from ..memory.service import Memory, locate_database, run_memory
 from ..pipeline.compress import ConversationCompressor
 from ..stores.api_keys import KeyStore
@@ -122,7 +123,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             keyring,
             shadows,
             clara,
-            await _open_memory(settings, stack),
+            await _open_memory(settings, clara, stack),
             local_model.resolve_auto_mode(settings),
             metrics,
             BodyBudget(settings.bodies_mb * 2**20),
@@ -167,11 +168,15 @@ def check_ledger_file(folder: Path) -> None:
         )
 
 
-async def _open_memory(settings: Settings, stack: AsyncExitStack) -> Memory | None:
+async def _open_memory(settings: Settings, clara: ClaraBackend | None, stack: AsyncExitStack) -> Memory | None:
     if not settings.memory:
         return None
+    if settings.memory_latents and clara is None:
+        raise StartupError("CLARA_MEMORY_LATENTS needs a CLaRa model: install the extra [clara], or set CLARA_MODEL")
+    encoder = PassageEncoder(clara) if settings.memory_latents and clara is not None else None
+    memory = run_memory(locate_database(settings), settings.memory_index_mb * 2**20, encoder)
     try:
-        return await stack.enter_async_context(run_memory(locate_database(settings), settings.memory_index_mb * 2**20))
+        return await stack.enter_async_context(memory)
     except (ValueError, OSError, SQLAlchemyError, sqlite3.Error) as error:
         setting = "CLARA_MEMORY_URL" if settings.memory_url else "CLARA_DATA_DIR"
         raise StartupError(f"the memory cannot be opened: {describe(error)} ({setting})") from error
