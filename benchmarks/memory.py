@@ -1,6 +1,6 @@
 """Measure memory: ingestion, database size, search time and recall, on SQLite and PostgreSQL.
 
-    python -m clara_proxy.benchmarks.memory [--passages N] [--quick] [--data ../shared/data] [--only sqlite]
+    python -m clara_proxy.benchmarks.memory [--passages N] [--quick] [--data ../shared/data] [--only sqlite] [--clara]
 
 The corpus is the documents of `qa_multidoc`, repeated with a number until there are enough passages; they are stored in
 files of 50 documents. A search asks a question of the same data. The first one, which loads the index,
@@ -17,7 +17,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,38 @@ async def measure_recall(memory: MemoryStore, items: Sequence[Item]) -> Item:
             gold = {files[d["title"], d["text"]] for d in item["documents"] if d["is_gold"]}
             hits = await searching.search(store, item["question"], SEARCH_LIMIT)
             ranked = list(dict.fromkeys(hit.file_id for hit in hits))
-            ranks.append(next((rank for rank, file in enumerate(ranked, 1) if file in gold), float("inf")))
-        recall = {
-            f"recall@{limit}": round(sum(rank <= limit for rank in ranks) / len(ranks), 3) for limit in RECALL_RANKS
-        }
-        result[kind] = {"files": len(files), **recall}
+            ranks.append(find_rank(ranked, gold))
+        result[kind] = {"files": len(files), **compute_recall(ranks)}
     return result
+
+
+def measure_clara_recall(items: Sequence[Item]) -> Item:
+    """Return the same of clara-nano: documents ranked by its query adapter against their memories."""
+    from ..compression.clara.clara import Clara  # noqa: PLC0415 - loads torch
+
+    clara = Clara.from_pretrained("clara-nano", device="cpu")
+    result: Item = {"ranking": "query adapter of clara-nano"}
+    for kind in sorted({item["kind"] for item in items}):
+        chosen = [item for item in items if item["kind"] == kind][:RECALL_QUESTIONS]
+        keys = list(dict.fromkeys((d["title"], d["text"]) for item in chosen for d in item["documents"]))
+        latents = clara.compress([f"{title}\n{content}" for title, content in keys])
+        ranks: list[float] = []
+        for item in chosen:
+            gold = {keys.index((d["title"], d["text"])) for d in item["documents"] if d["is_gold"]}
+            nearest = clara.retrieve(item["question"], latents, len(latents)).indices
+            ranks.append(find_rank(list(dict.fromkeys(latents.document_indices[index] for index in nearest)), gold))
+        result[kind] = {"documents": len(keys), **compute_recall(ranks)}
+    return result
+
+
+def find_rank(ranked: Sequence[object], gold: Container[object]) -> float:
+    """Return the rank of the first gold document, counted from 1; infinity without one."""
+    return next((rank for rank, document in enumerate(ranked, 1) if document in gold), float("inf"))
+
+
+def compute_recall(ranks: Sequence[float]) -> Item:
+    """Return the share of ranks up to 1, 5 and 10."""
+    return {f"recall@{limit}": round(sum(rank <= limit for rank in ranks) / len(ranks), 3) for limit in RECALL_RANKS}
 
 
 async def read_database_size(url: str) -> int:
@@ -175,9 +201,13 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=100_000)
     parser.add_argument("--quick", action="store_true", help=f"only {QUICK_PASSAGES:,} passages")
     parser.add_argument("--only", choices=["sqlite", "postgresql"])
+    parser.add_argument("--clara", action="store_true", help="only the recall of clara-nano's query adapter")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     arguments = parser.parse_args()
     items = read_items(arguments.data)
+    if arguments.clara:
+        print(json.dumps(measure_clara_recall(items)))
+        return
     passages = QUICK_PASSAGES if arguments.quick else arguments.passages
     results: list[Item] = []
     for database in [arguments.only] if arguments.only else ["sqlite", "postgresql"]:

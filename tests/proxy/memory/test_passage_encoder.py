@@ -54,7 +54,7 @@ def test_first_question_finds_the_memories_of_an_indexed_file(upstream: FaultyUp
     local: dict[str, Any] = {"model": "clara-nano", "backend": "cpu", "memory": True, "memory_latents": True}
     with running.run_proxy(upstream.url, tmp_path, **local) as proxy, httpx.Client(timeout=TIMEOUT) as client:
         base = f"{proxy.url}/v1"
-        upload = {"file": ("facts.txt", FACTS.encode()), "purpose": (None, "assistants")}
+        upload: dict[str, Any] = {"file": ("facts.txt", FACTS.encode()), "purpose": (None, "assistants")}
         file = client.post(f"{base}/files", files=upload).json()["id"]
         store = client.post(f"{base}/vector_stores", json={"name": "facts", "file_ids": [file]}).json()
         deadline = time.monotonic() + TIMEOUT
