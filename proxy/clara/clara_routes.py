@@ -168,19 +168,26 @@ def _shorten_vector(vector: list[float], dimensions: int | None) -> list[float]:
 
 @protected_router.post("/unload")
 async def unload(request: Request) -> dict[str, Any]:
-    """Unload the model as soon as no request uses it; the next request loads it again."""
-    clara = get_local_clara(get_services(request))
-    was_loaded = clara.unload()
+    """Unload CLaRa and the pruner as soon as no request uses them; the next request loads them again."""
+    services = get_services(request)
+    was_loaded = False
+    if services.pruner is not None:
+        was_loaded = services.pruner.status().loaded
+        services.pruner.unload()
+    if services.clara is not None or services.pruner is None:
+        was_loaded |= get_local_clara(services).unload()
     message = "the model is unloaded as soon as no request uses it" if was_loaded else "the model was not loaded"
     return {"success": True, "was_loaded": was_loaded, "message": message}
 
 
 @protected_router.get("/status")
 async def status(request: Request) -> dict[str, Any]:
-    """Return the model's name, load state and counters."""
-    clara = get_services(request).clara
+    """Return the model's name, load state and counters, and those of the pruner if there is one."""
+    services = get_services(request)
+    pruner = {} if services.pruner is None else {"pruner": _describe_pruner(services, services.pruner.status())}
+    clara = services.clara
     if clara is None:
-        return {"model": None, "loaded": False, "loading": False}
+        return {"model": None, "loaded": False, "loading": False, **pruner}
     known = clara.status()
     counts: dict[str, int] = known.get("totals", {})
     return {
@@ -188,6 +195,19 @@ async def status(request: Request) -> dict[str, Any]:
         "load_time_seconds": known.get("load_seconds"),
         "requests_served": counts.get("answers", 0),
         **known,
+        **pruner,
+    }
+
+
+def _describe_pruner(services: Services, worker: WorkerStatus) -> dict[str, Any]:
+    return {
+        "model": services.settings.pruner,
+        "loaded": worker.loaded,
+        "loading": worker.loading,
+        "waiting": worker.waiting,
+        "running": worker.running,
+        "busy_seconds": round(worker.busy_seconds, 3),
+        **_describe_activity(worker),
     }
 
 

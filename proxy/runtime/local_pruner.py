@@ -17,11 +17,11 @@ from ...compression.pruners.families import Family, read_spec
 from ...compression.pruners.worker import PrunerWorker
 from ...compression.worker import WorkerLimits
 from ...config.settings import Settings
-from .local_model import is_remote
 
 if TYPE_CHECKING:
     from ...compression.pruners.pruner import Pruner
 
+TORCH_DEVICES = ("cuda", "mps", "cpu")
 log = logging.getLogger(__name__)
 
 
@@ -66,7 +66,7 @@ def create_pruner(settings: Settings) -> tuple[PrunerWorker, PruneCompressor] | 
     if settings.pruner is None:
         return None
     source, cache = settings.pruner, _cache_folder(settings)
-    device = "auto" if is_remote(settings) else settings.backend
+    device = settings.backend if settings.backend in TORCH_DEVICES else "auto"
     dtype, threads = settings.dtype, settings.threads
     family = find_family(settings)
 

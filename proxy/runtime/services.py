@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,6 +22,7 @@ from ...compression.clara.compressors import AnswerCompressor, SummaryCompressor
 from ...compression.clara.locate import NANO_NAME
 from ...compression.compressor import Compressor
 from ...compression.engine import Engine
+from ...compression.pruners.worker import PrunerWorker
 from ...config.settings import Settings
 from ..access.keyring import Keyring
 from ..cache.response_cache import ResponseCache
@@ -65,6 +67,7 @@ class Services:
     keyring: Keyring
     shadows: ShadowChecks
     clara: ClaraBackend | None
+    pruner: PrunerWorker | None
     memory: Memory | None
     auto_mode: str
     metrics: Metrics
@@ -100,7 +103,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         health = StoreHealth({"ledger": ledger.check, "originals": originals.check})
         watching = asyncio.create_task(health.watch())
         stack.callback(watching.cancel)
-        clara, engines, pruned_kinds = open_engines(settings, folder, stack)
+        clara, engines, pruner, pruned_kinds = open_engines(settings, folder, stack)
         chat_upstream = _create_upstream(settings, stack, decompress=True)
         raw_upstream = _create_upstream(settings, stack, decompress=False)
         providers = LitellmProviders(settings.models, list_litellm_prefixes(settings), settings.read_timeout)
@@ -123,6 +126,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             keyring,
             shadows,
             clara,
+            pruner,
             await _open_memory(settings, clara, stack),
             local_model.resolve_auto_mode(settings),
             metrics,
@@ -132,13 +136,17 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         )
 
 
-def open_engines(
-    settings: Settings, folder: Path, stack: AsyncExitStack
-) -> tuple[ClaraBackend | None, dict[str, Engine], frozenset[str]]:
-    """Return CLaRa, the engines by mode, and the kinds of content that only the pruner compresses.
+class OpenedEngines(NamedTuple):
+    """CLaRa, the engines by mode, the pruner, and the kinds of content that only the pruner compresses."""
 
-    `stack` closes the engines.
-    """
+    clara: ClaraBackend | None
+    by_mode: dict[str, Engine]
+    pruner: PrunerWorker | None = None
+    pruned_kinds: frozenset[str] = frozenset()
+
+
+def open_engines(settings: Settings, folder: Path, stack: AsyncExitStack) -> OpenedEngines:
+    """Return the engines; `stack` closes them."""
     clara = local_model.create_clara(settings, folder)
     if clara is not None:
         stack.push_async_callback(clara.aclose)
@@ -150,7 +158,9 @@ def open_engines(
         engines[compressor.name] = _create_model_engine(settings, compressor)
     for engine in engines.values():
         stack.callback(engine.close)
-    return clara, engines, frozenset() if pruner is None else pruner[1].pruned_kinds
+    if pruner is None:
+        return OpenedEngines(clara, engines)
+    return OpenedEngines(clara, engines, pruner[0], pruner[1].pruned_kinds)
 
 
 def check_ledger_file(folder: Path) -> None:

@@ -203,12 +203,10 @@ class FirstWords:
 def test_new_mode_is_measured_without_a_change(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_engines = services.open_engines
 
-    def open_more(
-        settings: Settings, folder: Path, stack: AsyncExitStack
-    ) -> tuple[Any, dict[str, Engine], frozenset[str]]:
-        clara, engines, pruned_kinds = open_engines(settings, folder, stack)
+    def open_more(settings: Settings, folder: Path, stack: AsyncExitStack) -> services.OpenedEngines:
+        opened = open_engines(settings, folder, stack)
         engine = Engine(workers=1, queue_limit=9, cache_bytes=0, find_compressor=lambda _: FirstWords())
-        return clara, engines | {"prune": engine}, pruned_kinds
+        return opened._replace(by_mode=opened.by_mode | {"prune": engine})
 
     monkeypatch.setattr(evaluation_methods, "open_engines", open_more)
     rows = run_json(data, "--ratios", "4", "--methods", "full,extract,prune")
