@@ -228,7 +228,8 @@ def _format_data_table(rows: "Sequence[SummaryRow]") -> str:
     output = io.StringIO()
     Console(file=output, width=1_000, markup=False, highlight=False, color_system=None).print(table)
     lines = [line.rstrip() for line in output.getvalue().splitlines() if line.strip()]
-    heading = f"{rows[0].data}: {max(row.questions for row in rows)} questions, intervals of 95 %"
+    count = max(row.questions for row in rows)
+    heading = f"{rows[0].data}: {count} question{'s' if count != 1 else ''}, intervals of 95 %"
     return "\n".join([heading, *lines, *_format_notes(rows), ""])
 
 
