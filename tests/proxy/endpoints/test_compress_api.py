@@ -32,7 +32,8 @@ property_settings = settings(max_examples=25, suppress_health_check=[HealthCheck
 def compress(proxy: Proxy, chat: Json | None = None, /, **config: Any) -> httpx.Response:
     chat = tool_chat() if chat is None else chat
     body = {"messages": chat["messages"], "model": chat["model"]}
-    return proxy.post(body | ({"config": config} if config else {}), "/v1/compress")
+    body |= {"config": config} if config else {}
+    return proxy.post(body, "/v1/compress", x_clara_deadline_ms="60000")  # the machine may be busy
 
 
 def retrieve(proxy: Proxy, name: str, key: str = CLIENT_KEY, **more: Any) -> httpx.Response:

@@ -100,7 +100,8 @@ class _Chat(_Reply):
         for position, (kind, delta, call, index) in enumerate(chunks):
             is_last = position == len(chunks) - 1
             finish = self.finish if is_last and where in ("last piece", "early") else None
-            yield self._build_chunk(kind, self._add_role(delta, position), call, finish=finish, index=index)
+            group = call if finish is None else None  # no piece of another call comes after the end
+            yield self._build_chunk(kind, self._add_role(delta, position), group, finish=finish, index=index)
         usage = Event("usage", self._build_usage())
         if self.deviations["usage"] == "before the end":
             yield usage

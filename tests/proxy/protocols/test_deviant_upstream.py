@@ -90,7 +90,7 @@ class ClientView:
         self._names: dict[object, str] = {}
         self._call_ids = set[object]()
         self._by_index = by_index
-        self._repeated_arguments = ""
+        self._repeated_arguments: dict[object, str] = {}
         for part in list_parts(data):
             if is_error(part):
                 self.has_error = True
@@ -117,7 +117,8 @@ class ClientView:
         for block in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             self._add_text(block.get("text"))
             if block.get("type") == "tool_use":
-                self._repeated_arguments = orjson.dumps(block["input"]).decode() if block["input"] else ""
+                key = part.get("index") if self._by_index else None
+                self._repeated_arguments[key] = orjson.dumps(block["input"]).decode() if block["input"] else ""
                 self._add_call(part.get("index"), block["name"], block["input"])
         self._add_text(delta.get("text"))
         if delta.get("partial_json"):  # it replaces an input at the start of the block
@@ -125,7 +126,7 @@ class ClientView:
             earlier = self._arguments.get(key, "")
             start = orjson.dumps({"city": "", "of": 0}).decode()[:2]
             is_start = delta["partial_json"].startswith(start)
-            self._arguments[key] = earlier.removesuffix(self._repeated_arguments if is_start else "\0")
+            self._arguments[key] = earlier.removesuffix(self._repeated_arguments.get(key, "") if is_start else "\0")
             self._arguments[key] += delta["partial_json"]
         self.finish = delta.get("stop_reason") or part.get("stop_reason") or self.finish
 
