@@ -13,6 +13,7 @@ from pathlib import Path
 _MEMINFO, _CGROUPS, _CGROUP_ROOT = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 # The files of a control group with its limit and its use, and the line of its statistics with cached files.
 _VERSION_2_FILES = ("memory.max", "memory.current", "inactive_file")
+_M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 2**20  # an option of glibc's mallopt, and its value
 _VERSION_1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
@@ -116,3 +117,13 @@ def release_memory() -> None:
         # glibc keeps freed tensors of up to 32 MiB until this call, which other C libraries lack.
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def map_large_blocks() -> None:
+    """Have blocks of more than 1 MiB leave the process when they are freed.
+
+    glibc raises that limit with each large block that is freed, up to 32 MiB, and keeps smaller ones in its heaps.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)

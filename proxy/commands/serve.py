@@ -23,6 +23,7 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 
+from ...compression.clara.resources import map_large_blocks
 from ...config import client_environment
 from ...config import settings as configuration
 from ...config.settings import Settings
@@ -130,6 +131,7 @@ def tune_interpreter() -> None:
     gc.set_threshold(20_000, 20, 50)
     gc.enable()
     sys.setswitchinterval(SWITCH_INTERVAL)
+    map_large_blocks()
 
 
 def serve_with_reload(settings: Settings) -> None:
