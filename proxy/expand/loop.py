@@ -153,7 +153,10 @@ class ToolLoop:
         try:
             async for piece in body.iter_pieces():
                 await self._forward_events(await offload.run_for(len(events), events.feed, piece))
-            await self._forward_events([event for event in events.flush() if not sse.is_broken_off(event)])
+            rest = [event for event in events.flush() if not sse.is_broken_off(event)]
+            if self._reply_filter.expand_calls:  # events of another round may follow
+                rest = [sse.terminate_event(event) for event in rest]
+            await self._forward_events(rest)
         except ApiError as error:
             await self._end_with_error(error)
             return False
@@ -214,7 +217,8 @@ class ToolLoop:
         message = await offload.run_for(work, json_types.parse_object_exactly, payload)
         if self._has_started_stream or (self._wants_stream and _may_hold_call(payload)):
             return await self._relay_as_stream(reply, payload, message)
-        if message is None and _may_hold_call(payload):
+        if message is None and (self._reply_filter.has_hidden_rounds or _may_hold_call(payload)):
+            self._context.usage = self._reply_filter.usage  # earlier rounds are billed
             raise UpstreamError(502, "the upstream's reply is not valid JSON", code="invalid_reply")
         visible = message if message is None else await offload.run_for(work, self._reply_filter.filter_reply, message)
         self._facts = usage_fields.read_facts(message or {}, self._facts)

@@ -159,6 +159,11 @@ async def iter_pieces(chunk: bytes) -> AsyncGenerator[bytes]:
         yield chunk[start : start + PIECE_BYTES]
 
 
+def terminate_event(event: bytes) -> bytes:
+    """Return an event that ends with a blank line."""
+    return event if event.endswith((b"\n\n", b"\r\r", b"\r\n\r\n")) else event.rstrip(b"\r\n") + b"\n\n"
+
+
 def is_broken_off(event: bytes) -> bool:
     """Return True if the data of an event stopped in the middle, so that no client can use it."""
     return b"data:" in event and b"[DONE]" not in event and not parse_data(event)
