@@ -233,3 +233,45 @@ def test_client_gets_the_same_from_a_deviant_upstream(protocol: str) -> None:
         check_example(protocol, plans, deviations, pieces, stream=stream)
 
     check()
+
+
+# Examples that failed once: the protocol, the plans, the deviations of each reply, and whether the client streams.
+FAILED_ONCE: dict[str, tuple[str, list[list[str]], list[dict[str, Any]], bool]] = {
+    "a round without any event": (
+        "responses",
+        [["expand"], ["The end."]],
+        [{}, {"content_type": "", "break": "closed", "added": "absent"}],
+        False,
+    ),
+    "an empty reply after a whole one": (
+        "responses",
+        [["a", "b", "expand"], ["expand"], ["client0", "expand"]],
+        [{"is_whole": True}, {"content_type": "text/html", "break": "closed", "added": "absent"}, {}],
+        False,
+    ),
+    "a last event without a blank line": (
+        "chat",
+        [["a", "expand"], ["expand", "client0"]],
+        [{"last_event": "without blank line", "end_marker": "absent", "finish": "absent"}, {}],
+        True,
+    ),
+    "two calls in turn, and the end in the last piece": (
+        "chat",
+        [["expand", "client0"]],
+        [{"finish_chunk": "last piece", "interleaved": True}],
+        False,
+    ),
+    "two calls in turn, each with its input twice": (
+        "messages",
+        [["a", "expand"], ["client0", "expand"]],
+        [{}, {"interleaved": True, "input": "both"}],
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAILED_ONCE)
+def test_examples_that_failed_once_hold(case: str) -> None:
+    protocol, plans, changes, stream = FAILED_ONCE[case]
+    deviations = [{**correct_deviations(protocol), "is_whole": False, **change} for change in changes]
+    check_example(protocol, plans, deviations, 10_000, stream=stream)
