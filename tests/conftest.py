@@ -15,7 +15,7 @@ settings.load_profile("project")
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what is loaded for all tests, as `serve` does: it took a quarter of the time."""
+    """Spare the garbage collector what is loaded for all tests, as `serve` does."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

@@ -96,7 +96,7 @@ class VllmWorker(Worker):
                     answer.set_exception(error)
             else:
                 generation = Generation(prepared.result(), job.max_new_tokens, on_text)
-                self._start_decoding_there(generation, answer, end, cost)
+                self._start_generation(generation, answer, end, cost)
 
         try:
             prepared = super().submit(replace(job, prompt_only=True), deadline=deadline, cost=cost)
@@ -124,7 +124,7 @@ class VllmWorker(Worker):
         with self._answers_lock:
             self._answers.discard(answer)
 
-    def _start_decoding_there(
+    def _start_generation(
         self, generation: Generation, answer: "Future[Any]", deadline: float, cost: ModelCost
     ) -> None:
         loop = self._decoders.loop

@@ -1,18 +1,20 @@
 """Has CLaRa compress the passages of indexed files in the background, so that the first question finds their memories.
 
-The memories are in CLaRa's own store of compressed documents, by content. A passage that fails is compressed when it is
-asked about.
+The memories are in CLaRa's own store of compressed documents, by content. A passage that fails, or that comes while
+`MAX_WAITING` others wait, is compressed when it is asked about.
 """
 
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 
 from ...compression.clara.async_engine import ClaraBackend
 from ...compression.clara.exceptions import ClaraError
 from ..stores.errors import ThrottledLogger
 
 BATCH_PASSAGES = 16
+MAX_WAITING = 10_000  # passages, some 10 MB of text
 BATCH_SECONDS = 600.0  # the model may have to load, and requests of clients come first
 _throttled_log = ThrottledLogger(logging.getLogger(__name__))
 
@@ -22,7 +24,7 @@ class PassageEncoder:
 
     def __init__(self, clara: ClaraBackend) -> None:
         self._clara = clara
-        self._waiting: asyncio.Queue[str] = asyncio.Queue()
+        self._waiting: asyncio.Queue[str] = asyncio.Queue(MAX_WAITING)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -36,9 +38,10 @@ class PassageEncoder:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def submit(self, texts: Iterable[str]) -> None:
-        """Have texts compressed."""
-        for text in texts:
-            self._waiting.put_nowait(text)
+        """Have texts compressed, as many as may wait."""
+        with suppress(asyncio.QueueFull):
+            for text in texts:
+                self._waiting.put_nowait(text)
 
     async def wait(self) -> None:
         """Wait until no text is left."""

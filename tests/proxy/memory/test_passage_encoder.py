@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from clara_proxy.compression.clara.exceptions import QueueFullError
+from clara_proxy.proxy.memory import passage_encoder
 from clara_proxy.proxy.memory.passage_encoder import BATCH_PASSAGES, PassageEncoder
 from clara_proxy.proxy.stores.errors import StartupError
 from clara_proxy.tests import running
@@ -42,6 +43,17 @@ async def test_passages_are_embedded_in_batches_and_a_failed_batch_is_left(failu
     await encoder.stop()
     assert [len(batch) for batch in clara.batches] == [BATCH_PASSAGES, 3]
     assert [text for batch in clara.batches for text in batch] == texts
+
+
+async def test_passages_beyond_those_that_may_wait_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passage_encoder, "MAX_WAITING", 5)
+    clara: Any = Recorder()
+    encoder = PassageEncoder(clara)
+    encoder.submit(f"passage {number}" for number in range(9))
+    encoder.start()
+    await encoder.wait()
+    await encoder.stop()
+    assert clara.batches == [[f"passage {number}" for number in range(5)]]
 
 
 def read_totals(proxy: Proxy) -> dict[str, int]:
