@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..compression.clara import prompts, resources
+from ..compression.clara.adapted_layers import pack_adapter
 from ..compression.clara.base_weights import BaseWeights, DecoderLayer
 from ..compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from ..compression.clara.checkpoint_config import CheckpointConfig, WeightFormat
@@ -35,7 +36,8 @@ from ..compression.clara.clara import Clara, Reply
 from ..compression.clara.decoder_config import DecoderConfig
 from ..compression.clara.exceptions import CheckpointError
 from ..compression.clara.jobs import ModelJob
-from ..compression.clara.lora import TARGET_MODULES, Adapter, LoraPair
+from ..compression.clara.linear_layers import Linear, pack_rows
+from ..compression.clara.lora import INPUT_GROUPS, TARGET_MODULES, Adapter, LoraPair
 from ..compression.clara.model import ClaraModel
 from ..compression.clara.model_source import LoadedModel
 from ..compression.clara.prompt_layout import plan_prompt
@@ -86,7 +88,7 @@ def create_random_clara(
         DecoderLayer(
             make(shape.hidden_size) + 1,
             make(shape.hidden_size) + 1,
-            {name: make_linear(make(*shape.linear_shape(name)), bits) for name in TARGET_MODULES},
+            _create_linears(make, shape, bits),
         )
         for _ in range(shape.layer_count)
     )
@@ -115,12 +117,21 @@ def _create_random_tensor(*size: int, device: str, dtype: torch.dtype) -> Tensor
     return torch.randn(*size, device=device, dtype=dtype) * 0.02
 
 
+def _create_linears(make: Callable[..., Tensor], shape: DecoderConfig, bits: WeightFormat | None) -> dict[str, Linear]:
+    linears: dict[str, Linear] = {}
+    for modules in INPUT_GROUPS:
+        weights = pack_rows([make(*shape.linear_shape(name)) for name in modules])
+        linears |= {name: make_linear(weight, bits) for name, weight in zip(modules, weights, strict=True)}
+    return linears
+
+
 def _create_adapter(make: Callable[..., Tensor], shape: DecoderConfig) -> Adapter:
     def create_pair(out_features: int, in_features: int) -> LoraPair:
         return LoraPair(make(RANK, in_features), make(out_features, RANK))
 
-    return tuple(
-        {name: create_pair(*shape.linear_shape(name)) for name in TARGET_MODULES} for _ in range(shape.layer_count)
+    layers = range(shape.layer_count)
+    return pack_adapter(
+        tuple({name: create_pair(*shape.linear_shape(name)) for name in TARGET_MODULES} for _ in layers)
     )
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from .checkpoint_config import WeightFormat
 from .decoder_config import DecoderConfig, read_decoder_config, read_json
 from .exceptions import CheckpointError
-from .lora import TARGET_MODULES
+from .linear_layers import ExactLinear, Linear, pack_rows
+from .lora import INPUT_GROUPS, TARGET_MODULES
 from .quantized_weights import QuantizedWeightStore, StoredModel
-from .weight_quantization import Linear, describe_format, make_exact_linear, make_quantized_linear, quantize_weight
+from .weight_quantization import describe_format, make_quantized_linear, quantize_weight
 
 _open_file: Any = safe_open  # its type lacks `backend`
 
@@ -65,7 +66,9 @@ def load_base(
     if quantized_store is not None and weight_format is not None:
         description = f"{describe_format(weight_format)} {dtype} {config}"
         stored = quantized_store.open_model(folder, description, config.layer_count)
-    linear_reader = _LinearReader(read_weight, config, device, weight_format, stored)
+    linear_reader = _LinearReader(
+        read_weight, config, device, weight_format, stored, is_mapped and device.type == "cpu"
+    )
     layers = tuple(_read_layer(read_weight, linear_reader, index) for index in range(config.layer_count))
     norm = read_weight("model.norm.weight", config.hidden_size).clone()
 
@@ -84,11 +87,12 @@ class _LinearReader(NamedTuple):
     device: torch.device
     weight_format: WeightFormat | None
     stored: StoredModel | None
+    should_pack: bool
 
     def read(self, index: int) -> dict[str, Linear]:
         """Return the seven linear layers of a decoder layer by name."""
         if self.weight_format is None:
-            return {module: make_exact_linear(self._read_module(index, module)) for module in TARGET_MODULES}
+            return self._read_exact(index)
         tensors = self.stored.read_layer(index, self.device) if self.stored is not None else None
         if tensors is None:
             tensors = self._quantize(index, self.weight_format)
@@ -99,6 +103,15 @@ class _LinearReader(NamedTuple):
             module, _, part = name.partition("/")
             parts[module][part] = tensor
         return {module: make_quantized_linear(parts[module], self.weight_format) for module in TARGET_MODULES}
+
+    def _read_exact(self, index: int) -> dict[str, Linear]:
+        """Return the layers with exact weights; those of the same input are adjacent in memory, unless mapped."""
+        linears: dict[str, Linear] = {}
+        for modules in INPUT_GROUPS:
+            weights = [self._read_module(index, module) for module in modules]
+            weights = pack_rows(weights) if self.should_pack and len(modules) > 1 else weights
+            linears |= {module: ExactLinear(weight) for module, weight in zip(modules, weights, strict=True)}
+        return linears
 
     def _quantize(self, index: int, weight_format: WeightFormat) -> dict[str, Tensor]:
         return {

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from . import base_weights as base_model
 from . import checkpoint as checkpoint_files
-from . import lora, memory_estimate, resources
+from . import lora, memory_estimate, resources, weight_quantization
+from .adapted_layers import pack_adapter
 from .base_weights import BaseWeights
 from .checkpoint import Checkpoint
 from .checkpoint_config import CheckpointConfig, WeightFormat
@@ -55,10 +56,13 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
         base,
         move(checkpoint.embed),
         move(checkpoint.head),
-        {name: lora.convert_adapter(adapter, move) for name, adapter in checkpoint.adapters.items()},
+        {name: pack_adapter(lora.convert_adapter(adapter, move)) for name, adapter in checkpoint.adapters.items()},
         max_batch_positions=8192 if device.type == "cuda" else 2048,
     )
-    fingerprint = _compute_fingerprint(checkpoint, model, (quantization, tokenizer.revision))
+    format_name = weight_quantization.name_revision(quantization) if quantization else None
+    fingerprint = _compute_fingerprint(checkpoint, model, (format_name, tokenizer.revision))
+    if checkpoint.maps_matrices and model.embed.data_ptr() == checkpoint.embed.data_ptr():
+        resources.release_mapped_pages(model.embed.data_ptr(), model.embed.nbytes)  # only the fingerprint read it all
     return LoadedModel(model, tokenizer, config, fingerprint)
 
 

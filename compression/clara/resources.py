@@ -5,6 +5,7 @@ Importing this module loads neither torch nor MLX; until one is loaded, no devic
 
 import ctypes
 import gc
+import mmap
 import os
 import sys
 from contextlib import suppress
@@ -14,6 +15,7 @@ _MEMINFO, _CGROUPS, _CGROUP_ROOT = Path("/proc/meminfo"), Path("/proc/self/cgrou
 # The files of a control group with its limit and its use, and the line of its statistics with cached files.
 _VERSION_2_FILES = ("memory.max", "memory.current", "inactive_file")
 _M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 2**20  # an option of glibc's mallopt, and its value
+_MADV_PAGEOUT = 21  # an advice of Linux since 5.4
 _VERSION_1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
@@ -117,6 +119,15 @@ def release_memory() -> None:
         # glibc keeps freed tensors of up to 32 MiB until this call, which other C libraries lack.
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def release_mapped_pages(address: int, size: int) -> None:
+    """Take pages of mapped files out of this process's memory until they are read again; contents never change."""
+    page = mmap.PAGESIZE
+    start, end = -(-address // page) * page, (address + size) // page * page
+    if sys.platform == "linux" and end > start:
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_PAGEOUT)
 
 
 def map_large_blocks() -> None:

@@ -24,6 +24,8 @@ _STORAGES = {
     "HalfStorage": ("float16", np.dtype(np.float16)),
     "BFloat16Storage": ("bfloat16", np.dtype(np.uint16)),  # numpy has no bfloat16: the bits
 }
+MATRICES_FILE = "decoder_first_last_layers.pth"  # a checkpoint's vocabulary matrices
+_MAPPED_FILE_BYTES = 1 << 28  # vocabulary matrices of a 7B model; smaller files may be overwritten by training
 Mapping = dict[str, Any]
 
 
@@ -53,10 +55,18 @@ def read_tensors(path: Path) -> Mapping:
 
 
 def read_torch_tensors(path: Path) -> Mapping:
-    """Read a mapping of torch's tensors, on the CPU. Raises `CheckpointError` if the file is not one."""
+    """Read a mapping of torch's tensors, on the CPU. Raises `CheckpointError` if the file is not one.
+
+    The tensors of a large file are mapped: those that are not converted take no memory of their own.
+    """
     import torch  # noqa: PLC0415 - slow
 
-    return _read_mapping(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
+    return _read_mapping(path, lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped(path)))
+
+
+def is_mapped(path: Path) -> bool:
+    """Return True if torch's tensors of a file are mapped, not read."""
+    return path.stat().st_size >= _MAPPED_FILE_BYTES
 
 
 def read_raw_tensors(path: Path) -> Mapping:
