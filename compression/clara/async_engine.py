@@ -18,7 +18,7 @@ from . import locate, resources
 from .exceptions import ClaraError, DeadlineError, UnknownRateError
 from .jobs import ModelCost, ModelJob
 from .locate import NANO_NAME
-from .processor import choose_thread_count
+from .processor import choose_thread_count, count_physical_cores
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -214,6 +214,8 @@ class LocalClara:
         from .clara import Clara  # noqa: PLC0415 - slow; the worker loads it at the first job
 
         config, started = self.config, time.perf_counter()
+        store = self._open_store()
+        resources.set_thread_count(config.threads or max(1, count_physical_cores() - 1))  # requests need a core
         clara = Clara.from_pretrained(
             config.model,
             subfolder=config.subfolder,
@@ -222,7 +224,7 @@ class LocalClara:
             dtype=config.dtype,
             quantization=config.quantization,
             cache=config.cache_folder,
-            store=self._open_store(),
+            store=store,
             quantized_weights=_open_quantized_weights(config),
         )
         base = clara.model.base

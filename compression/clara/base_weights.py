@@ -18,9 +18,10 @@ from .exceptions import CheckpointError
 from .linear_layers import ExactLinear, Linear, pack_rows
 from .lora import INPUT_GROUPS, TARGET_MODULES
 from .quantized_weights import QuantizedWeightStore, StoredModel
+from .weight_file import WeightFile
 from .weight_quantization import describe_format, make_quantized_linear, quantize_weight
 
-_open_file: Any = safe_open  # its type lacks `backend`
+_open_file: Any = safe_open  # it has no types
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def load_base(
     """
     config = read_decoder_config(folder)
     # Weights are released in bfloat16. Others are copied on conversion, and a mapped file would stay in memory, too.
-    is_mapped = weight_format is None and dtype == torch.bfloat16
+    is_mapped = weight_format is None and dtype == torch.bfloat16 and device.type == "cpu"
     read_weight = _make_weight_reader(folder, device, dtype, is_mapped=is_mapped)
     stored: StoredModel | None = None
     if quantized_store is not None and weight_format is not None:
@@ -87,7 +88,7 @@ class _LinearReader(NamedTuple):
     device: torch.device
     weight_format: WeightFormat | None
     stored: StoredModel | None
-    should_pack: bool
+    is_mapped: bool
 
     def read(self, index: int) -> dict[str, Linear]:
         """Return the seven linear layers of a decoder layer by name."""
@@ -109,7 +110,7 @@ class _LinearReader(NamedTuple):
         linears: dict[str, Linear] = {}
         for modules in INPUT_GROUPS:
             weights = [self._read_module(index, module) for module in modules]
-            weights = pack_rows(weights) if self.should_pack and len(modules) > 1 else weights
+            weights = weights if self.is_mapped or len(modules) == 1 else pack_rows(weights)
             linears |= {module: ExactLinear(weight) for module, weight in zip(modules, weights, strict=True)}
         return linears
 
@@ -137,30 +138,31 @@ def _make_weight_reader(
     folder: Path, device: torch.device, dtype: torch.dtype, *, is_mapped: bool = False
 ) -> Callable[..., Tensor]:
     """Return a reader of tensors; mapped files need no memory of their own if their tensors are used as they are."""
-    read_tensor = _make_tensor_reader(folder, device, "mmap" if is_mapped else "pread")
+    read_tensor = _make_tensor_reader(folder, is_mapped=is_mapped)
 
     def read_weight(name: str, *shape: int) -> Tensor:
         tensor = read_tensor(name)
         if tuple(tensor.shape) != shape:
             raise CheckpointError(f"{folder}: {name} has shape {tuple(tensor.shape)}, but config.json says {shape}")
-        return tensor.to(dtype)
+        return tensor.to(device=device, dtype=dtype)
 
     return read_weight
 
 
-def _make_tensor_reader(folder: Path, device: torch.device, backend: str) -> Callable[[str], Tensor]:
+def _make_tensor_reader(folder: Path, *, is_mapped: bool) -> Callable[[str], Tensor]:
     index = folder / "model.safetensors.index.json"
     files: dict[str, str] = read_json(index).get("weight_map", {}) if index.exists() else {}
-    open_files: dict[str, Any] = {}
+    open_files: dict[str, Callable[[str], Tensor]] = {}
 
     def read_tensor(name: str) -> Tensor:
         path = folder / files.get(name, "model.safetensors")
         try:
             if path.name not in open_files:
-                open_files[path.name] = _open_file(path, framework="pt", device=str(device), backend=backend)
-            tensor: Tensor = open_files[path.name].get_tensor(name)
-        except (OSError, SafetensorError) as error:
+                open_files[path.name] = (
+                    _open_file(path, framework="pt").get_tensor if is_mapped else WeightFile.open(path).read
+                )
+            return open_files[path.name](name)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: {name} cannot be read ({error})") from error
-        return tensor
 
     return read_tensor

@@ -57,7 +57,7 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
         move(checkpoint.embed),
         move(checkpoint.head),
         {name: pack_adapter(lora.convert_adapter(adapter, move)) for name, adapter in checkpoint.adapters.items()},
-        max_batch_positions=8192 if device.type == "cuda" else 2048,
+        max_batch_positions=8192 if device.type == "cuda" else memory_estimate.PASS_POSITIONS,
     )
     format_name = weight_quantization.name_revision(quantization) if quantization else None
     fingerprint = _compute_fingerprint(checkpoint, model, (format_name, tokenizer.revision))

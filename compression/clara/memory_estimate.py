@@ -12,11 +12,12 @@ LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 RELEASED_DTYPE = "bfloat16"  # of the files; tensors in it are used as they are read
 FORMAT_BYTES: dict[WeightFormat, float] = {"int8": 1.0, "int4": 0.516}  # NF4: a scale in 8 bits for every 64 numbers
+PASS_POSITIONS = 2048  # of one forward pass on a CPU
 PROCESS_BYTES = 600_000_000  # of the proxy with torch, without a model
 
 
 class MemoryEstimate(NamedTuple):
-    """Bytes that a model takes once it is loaded, and at most while it loads."""
+    """Bytes that a model takes once it is loaded, and at most while it loads or works."""
 
     resident: int
     peak: int
@@ -40,10 +41,13 @@ def estimate_memory(
     # Tensors in another dtype are kept until they are converted.
     files = [] if is_released else [path for path in folder.glob("*.pth") if not is_mapped(path)]
     converted = sum(path.stat().st_size for path in files)
-    # A weight as it is read, and its codes or the copy beside the others of the same input.
+    # Loading: a weight as it is read, and its codes or the copy beside the others of the same input.
     largest = max(rows * columns for rows, columns in shapes)
     passing = largest * (number_bytes + 3 if weight_format else number_bytes if is_released else 3 * number_bytes)
-    return MemoryEstimate(resident, resident + converted + passing)
+    # Encoding: the states of a pass, of which the MLP's are the most, and a quantized weight that is converted.
+    states = PASS_POSITIONS * (6 * decoder.intermediate_size + 4 * width) * number_bytes
+    working = states + (largest * number_bytes if weight_format else 0)
+    return MemoryEstimate(resident, resident + max(converted + passing, working))
 
 
 def describe_shortage(estimates: Mapping[str, MemoryEstimate], chosen: str, available: int) -> str:

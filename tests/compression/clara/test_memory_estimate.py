@@ -47,7 +47,6 @@ def test_mapped_input_embeddings_take_no_memory(tmp_path: Path) -> None:
     for dtype, expected in (("bfloat16", 7.5), ("float32", 8.5)):
         estimate = memory_estimate.estimate_memory(MISTRAL, E2E, dtype, "int8", tmp_path)
         assert round(estimate.resident / 1e9, 1) == expected
-        assert estimate.peak < estimate.resident + 6e8
 
 
 def test_estimate_is_that_of_a_loaded_model(clara: Clara, tiny: Path) -> None:
@@ -91,7 +90,7 @@ def test_limits_of_control_groups_are_respected(tmp_path: Path, monkeypatch: pyt
     names = resources._VERSION_1_FILES if version == 1 else resources._VERSION_2_FILES  # pyright: ignore[reportPrivateUsage]
     (folder.parent / names[0]).write_text("6000000000\n")
     (folder.parent / names[1]).write_text("3500000000\n")
-    (folder.parent / "memory.stat").write_text(f"anon 1\n{names[2]} 500000000\n")
+    (folder.parent / "memory.stat").write_text(f"anon 1\n{names[2][0]} 300000000\n{names[2][1]} 200000000\n")
     (folder / names[0]).write_text("max\n")
     groups, meminfo = tmp_path / "cgroup", tmp_path / "meminfo"
     groups.write_text("4:memory:/service/app\n1:cpu:/\n" if version == 1 else "0::/service/app\n")
