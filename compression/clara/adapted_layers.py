@@ -110,16 +110,14 @@ def _adapt_linears(linears: Sequence[Linear], pairs: Sequence[LoraPair], *, shou
         return ExactLinear(torch.cat(merged))
     downs = [pair.down for pair in pairs]
     down = view_adjacent(downs)
-    return _AdaptedLinear(join_linears(linears), torch.cat(downs) if down is None else down, _place_ups(pairs))
+    # On an accelerator, a further operation costs more than zeros in a factor; elsewhere the zeros do, and take memory.
+    ups = _place_ups(pairs, as_block=downs[0].device.type != "cpu")
+    return _AdaptedLinear(join_linears(linears), torch.cat(downs) if down is None else down, ups)
 
 
-def _place_ups(pairs: Sequence[LoraPair]) -> tuple[_Up, ...]:
-    """Return the `up` factors with their places.
-
-    On an accelerator they are one block-diagonal factor, as a further operation costs more than the zeros; elsewhere
-    the zeros cost more, and memory.
-    """
-    if pairs[0].up.device.type != "cpu":
+def _place_ups(pairs: Sequence[LoraPair], *, as_block: bool) -> tuple[_Up, ...]:
+    """Return the `up` factors with their places, or as one block-diagonal factor."""
+    if as_block:
         block = torch.block_diag(*(pair.up for pair in pairs)).T.contiguous()  # [sum of r, sum of out]
         return (_Up(block, slice(0, block.shape[1]), slice(0, block.shape[0])),)
     ups: list[_Up] = []

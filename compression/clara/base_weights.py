@@ -159,7 +159,9 @@ def _make_tensor_reader(folder: Path, *, is_mapped: bool) -> Callable[[str], Ten
         try:
             if path.name not in open_files:
                 open_files[path.name] = (
-                    _open_file(path, framework="pt").get_tensor if is_mapped else WeightFile.open(path).read
+                    _open_file(path, framework="pt", backend="mmap").get_tensor
+                    if is_mapped
+                    else WeightFile.open(path).read
                 )
             return open_files[path.name](name)
         except (OSError, SafetensorError, KeyError, ValueError) as error:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from . import lora
-from .checkpoint_config import CheckpointConfig, read_checkpoint_config
+from .checkpoint_config import MATRICES_FILE, CheckpointConfig, is_mapped, read_checkpoint_config
 from .decoder_config import DecoderConfig
 from .exceptions import CheckpointError
 from .inference import Array
-from .tensor_file import MATRICES_FILE, is_mapped, read_tensors
+from .tensor_file import read_tensors
 
 ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER = "encoder_adapter", "decoder_adapter", "query_reasoner_adapter"
 _EMBEDDING_KEY, _HEAD_KEY = "model.embed_tokens.weight", "lm_head.weight"

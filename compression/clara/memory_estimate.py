@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from .checkpoint_config import CheckpointConfig, WeightFormat
+from .checkpoint_config import MATRICES_FILE, CheckpointConfig, WeightFormat, is_mapped
 from .decoder_config import DecoderConfig
-from .tensor_file import MATRICES_FILE, is_mapped
 
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from .checkpoint_config import is_mapped
 from .exceptions import CheckpointError
 
 # Names of torch's storages, the dtype of their tensors, and numpy's dtype of the same size.
@@ -24,8 +25,6 @@ _STORAGES = {
     "HalfStorage": ("float16", np.dtype(np.float16)),
     "BFloat16Storage": ("bfloat16", np.dtype(np.uint16)),  # numpy has no bfloat16: the bits
 }
-MATRICES_FILE = "decoder_first_last_layers.pth"  # a checkpoint's vocabulary matrices
-_MAPPED_FILE_BYTES = 1 << 28  # vocabulary matrices of a 7B model; smaller files may be overwritten by training
 Mapping = dict[str, Any]
 
 
@@ -62,11 +61,6 @@ def read_torch_tensors(path: Path) -> Mapping:
     import torch  # noqa: PLC0415 - slow
 
     return _read_mapping(path, lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped(path)))
-
-
-def is_mapped(path: Path) -> bool:
-    """Return True if torch's tensors of a file are mapped, not read."""
-    return path.stat().st_size >= _MAPPED_FILE_BYTES
 
 
 def read_raw_tensors(path: Path) -> Mapping:
