@@ -9,7 +9,8 @@ Shapes: T positions, H hidden, N heads, K key heads, D head size, I intermediate
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from .base_weights import BaseWeights, DecoderLayer
 from .linear_layers import ExactLinear, Linear, join_linears, pack_rows, view_adjacent
 from .lora import INPUT_GROUPS, SCALING, Adapter, LoraPair
 
+_torch: Any = torch  # `block_diag` has no types
 _MAX_MERGED_BYTES = 1 << 26  # of one adapter
 
 
@@ -44,7 +46,8 @@ class _Up(NamedTuple):
     ranks: slice
 
 
-class _AdaptedLinear(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _AdaptedLinear:
     """Joined linear layers W with an adapter: W x + 2 B (A x)."""
 
     linear: Linear
@@ -118,7 +121,7 @@ def _adapt_linears(linears: Sequence[Linear], pairs: Sequence[LoraPair], *, shou
 def _place_ups(pairs: Sequence[LoraPair], *, as_block: bool) -> tuple[_Up, ...]:
     """Return the `up` factors with their places, or as one block-diagonal factor."""
     if as_block:
-        block = torch.block_diag(*(pair.up for pair in pairs)).T.contiguous()  # [sum of r, sum of out]
+        block: Tensor = _torch.block_diag(*(pair.up for pair in pairs)).T.contiguous()  # [sum of r, sum of out]
         return (_Up(block, slice(0, block.shape[1]), slice(0, block.shape[0])),)
     ups: list[_Up] = []
     outputs = ranks = 0

@@ -5,7 +5,8 @@ places them. Quantization and the reasons for its formats are in `weight_quantiz
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +16,12 @@ Linear = Callable[[Tensor], Tensor]
 
 # Rows up to which `_weight_int8pack_mm` is faster than multiplying with the codes converted, measured at 4096 x 4096.
 _MAX_PACKED_ROWS = {torch.bfloat16: 64, torch.float16: 64, torch.float32: 4}
-_torch: Any = torch  # the kernel has no public name
+_torch: Any = torch  # some functions have no types, and the kernel no public name
 _multiply_packed: Callable[[Tensor, Tensor, Tensor], Tensor] = _torch._weight_int8pack_mm
 
 
-class ExactLinear(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ExactLinear:
     """A layer with a weight [out, in]."""
 
     weight: Tensor
@@ -29,7 +31,8 @@ class ExactLinear(NamedTuple):
         return functional.linear(x, self.weight)
 
 
-class Int8Linear(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Int8Linear:
     """A layer with `codes` [out, in] in int8 and a `scale` [out] of each row."""
 
     codes: Tensor
@@ -48,7 +51,8 @@ class Int8Linear(NamedTuple):
         return functional.linear(x, self.codes.to(x.dtype)).mul_(self.scale)
 
 
-class Int4Linear(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Int4Linear:
     """A layer with bitsandbytes' NF4 `codes`, their `state`, and bitsandbytes' function that multiplies with them."""
 
     codes: Tensor
@@ -60,7 +64,8 @@ class Int4Linear(NamedTuple):
         return self.multiply(x, self.codes, quant_state=self.state)
 
 
-class _SeparateLinears(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _SeparateLinears:
     """Layers with the same input; their outputs are concatenated."""
 
     linears: tuple[Linear, ...]
@@ -84,7 +89,7 @@ def join_linears(linears: Sequence[Linear]) -> Linear:
 
 def pack_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return copies of tensors [rows, ...] that are adjacent in memory."""
-    return list(torch.cat(tuple(tensors)).split([len(tensor) for tensor in tensors]))
+    return list(_torch.split(torch.cat(tuple(tensors)), [len(tensor) for tensor in tensors]))
 
 
 def view_adjacent(tensors: Sequence[Tensor]) -> Tensor | None:

@@ -11,7 +11,7 @@ V vocabulary.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from .cooperative import Steps, run_steps
 from .inference import group_by_length
 from .kv_cache import KVCache
 from .lora import Adapter
+
+_algebra: Any = torch.linalg  # it has no types
 
 # Takes the number of a layer, queries [B, N, T, D], and keys and values [B, 2 K, T, D].
 AttentionFunction = Callable[[int, Tensor, Tensor], Tensor]
@@ -194,7 +196,7 @@ def _attend_causally(_layer: int, q: Tensor, keys_values: Tensor) -> Tensor:
 def _normalize(x: Tensor, shape: Sequence[int], weight: Tensor, eps: float) -> Tensor:
     """Return `functional.rms_norm`, which is not one operation on a CPU, without its large intermediate tensors."""
     wide = x.float()
-    scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(math.prod(shape)).add_(eps).rsqrt_()
+    scale: Tensor = _algebra.vector_norm(wide, dim=-1, keepdim=True).square_().div_(math.prod(shape)).add_(eps).rsqrt_()
     return (wide * scale).mul_(weight).to(x.dtype)
 
 

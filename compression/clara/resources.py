@@ -50,7 +50,7 @@ def _read_meminfo(name: str) -> int | None:
 
 def _read_group_limits() -> list[tuple[int, int]]:
     """Return limit and use in bytes of this process's control groups and of their parents, if limited."""
-    folders: list[tuple[Path, str, str, tuple[str, ...]]] = []
+    folders: list[tuple[Path, str, str, tuple[str, str]]] = []
     with suppress(OSError):
         for line in _CGROUPS.read_text(encoding="ascii").splitlines():
             _, controllers, path = line.split(":", 2)

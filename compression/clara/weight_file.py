@@ -55,7 +55,7 @@ class WeightFile(NamedTuple):
             raise ValueError(f"{name} has {end - start} bytes, but its shape needs {tensor.nbytes}")
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.start + start)
-            _read_exactly(cast("BinaryIO", file), memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            _read_exactly(cast("BinaryIO", file), memoryview(cast("Any", tensor.reshape(-1).view(torch.uint8).numpy())))
         return tensor
 
 

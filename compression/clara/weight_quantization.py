@@ -17,6 +17,7 @@ from .checkpoint_config import WeightFormat
 from .exceptions import CheckpointError
 from .linear_layers import ExactLinear, Int4Linear, Int8Linear, Linear
 
+_torch: Any = torch  # `split` has no types
 _ROWS_AT_ONCE = 256  # that are quantized together: a whole weight takes several times its size on the way
 _REVISIONS: dict[WeightFormat, str] = {"int8": "int8", "int4": "int4 with scales in 8 bits"}
 
@@ -47,7 +48,7 @@ def quantize_weight(weight: Tensor, weight_format: WeightFormat) -> dict[str, Te
 
     Raises `CheckpointError` for int4 without bitsandbytes.
     """
-    blocks = weight.contiguous().split(_ROWS_AT_ONCE)
+    blocks: tuple[Tensor, ...] = _torch.split(weight.contiguous(), _ROWS_AT_ONCE)
     if weight_format == "int4":
         return _quantize_nf4(blocks, weight.shape)
     codes, scales = zip(*map(_quantize_rows, blocks), strict=True)
