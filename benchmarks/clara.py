@@ -24,7 +24,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from torch.nn import functional
 
-from ..compression.clara import prompts, resources
+from ..compression.clara import prompts
 from ..compression.clara.adapted_layers import pack_adapter
 from ..compression.clara.base_weights import BaseWeights, DecoderLayer
 from ..compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
@@ -40,7 +40,8 @@ from ..compression.clara.prompt_layout import plan_prompt
 from ..compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
 from ..compression.clara.weight_quantization import make_linear
 from ..compression.clara.worker import Worker
-from ..compression.worker import WorkerLimits
+from ..compression.models import resources
+from ..compression.models.worker import WorkerLimits
 
 Result = TypeVar("Result")
 MAX_DOCUMENT_TOKENS, MEMORY_TOKENS, RANK = 256, 16, 16

@@ -23,17 +23,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..compression.clara import resources
 from ..compression.clara.adapted_layers import pack_adapter
 from ..compression.clara.base_weights import DecoderLayer
 from ..compression.clara.checkpoint import ENCODER_ADAPTER
 from ..compression.clara.checkpoint_config import WeightFormat
 from ..compression.clara.clara import Clara
 from ..compression.clara.decoder_config import DecoderConfig
-from ..compression.clara.exceptions import CheckpointError
 from ..compression.clara.linear_layers import ExactLinear, Linear, pack_rows
 from ..compression.clara.lora import INPUT_GROUPS, convert_adapter
 from ..compression.clara.model import ClaraModel
+from ..compression.models import resources
+from ..compression.models.errors import CheckpointError
 from .clara import (
     MAX_DOCUMENT_TOKENS,
     MEMORY_TOKENS,

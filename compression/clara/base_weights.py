@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..models.errors import CheckpointError
 from .checkpoint_config import WeightFormat
 from .decoder_config import DecoderConfig, read_decoder_config, read_json
-from .exceptions import CheckpointError
 from .linear_layers import ExactLinear, Linear, pack_rows
 from .lora import INPUT_GROUPS, TARGET_MODULES
 from .quantized_weights import QuantizedWeightStore, StoredModel

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.errors import CheckpointError
 from .checkpoint_config import is_mapped
-from .exceptions import CheckpointError
 
 # Names of torch's storages, the dtype of their tensors, and numpy's dtype of the same size.
 _STORAGES = {

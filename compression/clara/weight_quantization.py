@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.errors import CheckpointError
 from .checkpoint_config import WeightFormat
-from .exceptions import CheckpointError
 from .linear_layers import ExactLinear, Int4Linear, Int8Linear, Linear
 
 _torch: Any = torch  # `split` has no types

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from ...models.errors import CheckpointError
 from ..base_weights import BaseWeights
 from ..checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from ..decoder_config import read_decoder_config
-from ..exceptions import CheckpointError
 from ..linear_layers import ExactLinear
 from ..loading import load_model
 from ..lora import TARGET_MODULES, Adapter

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.exceptions import CheckpointError
 from clara_proxy.compression.clara.weight_file import WeightFile
+from clara_proxy.compression.models.errors import CheckpointError
 
 
 def test_tensors_are_those_of_the_library(tmp_path: Path) -> None:
