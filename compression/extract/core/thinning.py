@@ -15,6 +15,7 @@ from statistics import median_low
 from ...compressor import Task
 from . import bm25, lines, severity
 from .bm25 import Span
+from .word_search import WordFinder
 
 MAX_CHARACTERS = 64_000  # of a text that is scored as a whole, besides the shares below
 TARGET_FACTOR = 1.5  # characters scored for each character that may be kept
@@ -104,24 +105,15 @@ def _score_pieces(task: Task, pieces: Sequence[Span]) -> list[float]:
     terms = [(term[:MAX_TERM_CHARACTERS], weight) for term, weight in query.term_weights.items() if len(term) > 1]
     terms += [(literal.lower(), query.parameters.literal_weight) for literal in query.literals]
     terms += [(word, SEVERITY_WEIGHT) for word in _SEVERE_WORDS]
+    finder = WordFinder(lowered, [*(term for term, _ in terms), *severity.REPORT_WORDS])
     for term, weight in terms:
-        hits = _find_pieces_with(lowered, term, starts, pieces)
+        hits = finder.find_spans(term, starts, pieces)
         worth = weight * log((len(pieces) + 1) / (len(hits) + 0.5))
         for index in hits:
             scores[index] += worth
-    for index, grade in severity.iter_status_grades(text, lowered, starts, pieces):
+    for index, grade in severity.iter_status_grades(text, finder, starts, pieces):
         scores[index] += SEVERITY_WEIGHT * (grade >= severity.ERROR)
     return scores
-
-
-def _find_pieces_with(lowered: str, word: str, starts: Sequence[int], pieces: Sequence[Span]) -> list[int]:
-    hits: list[int] = []
-    position = lowered.find(word)
-    while position >= 0:
-        index = bisect_right(starts, position) - 1
-        hits.append(index)
-        position = lowered.find(word, pieces[index][1])
-    return hits
 
 
 def _score_novelty(text: str, pieces: Sequence[Span]) -> list[float]:
