@@ -29,7 +29,9 @@ _LONG_LINE_PIECE = re.compile(rf"(?s).{{1,{PIECE_CHARACTERS}}}(?:[\s,;}}\])>]|\Z
 _PROGRESS_BAR = re.compile(r"\d ?%|\d/\d|[\u2580-\u259f#=>.-]{4}|\d ?[kKMG]i?B")
 _LINE_REFERENCE = re.compile(r":\d")
 _FILE_LOCATION = re.compile(r"(?<![\w./\\@~+-])[\w./\\@~+-]{1,200}+:\d{1,7}(?::\d{1,7}|:in [`'][^'\n]{1,100}')?")
-_VARIABLE_PART = re.compile(r"[a-fA-F]{0,7}\d[\w.:/\-]*")  # numbers, times, addresses, hexadecimal ids
+_VARIABLE_PART = re.compile(  # numbers, times, addresses, hexadecimal ids; begins with a set, which `re` searches fast
+    r"[a-fA-F\d](?:(?<=\d)|[a-fA-F]{0,6}\d)[\w.:/\-]*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def find_line_spans(text: str) -> list[Span]:
     for line in lines:
         end = start + len(line)
         if line and not line.isspace():
-            first = start + _find_visible_start(line) if has_carriage_returns else start
+            first = start + _find_visible_start(line) if has_carriage_returns and "\r" in line.rstrip() else start
             if line.startswith(CENTRING_BLANKS):
                 first = max(first, start + len(line) - len(line.lstrip()))
             end = start + len(line.rstrip()) if line.endswith(TRAILING_BLANKS) else end

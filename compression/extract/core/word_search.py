@@ -6,8 +6,12 @@ any of the words are found by one pass with numpy, in a fifth of the time of 50 
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from .bm25 import Span
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MIN_CHARACTERS = 200_000  # of a text for which numpy, slow to import, is worth while
 GRAM_CHARACTERS = 4
@@ -50,7 +54,7 @@ class WordFinder:
 
 
 def _is_indexable(word: str) -> bool:
-    return len(word) >= GRAM_CHARACTERS and word.isascii()
+    return len(word) >= GRAM_CHARACTERS and word.isascii() and "?" not in word  # stands for characters beyond Latin-1
 
 
 def _find_all(text: str, words: Collection[str]) -> dict[str, list[int]]:
@@ -58,24 +62,24 @@ def _find_all(text: str, words: Collection[str]) -> dict[str, list[int]]:
     import numpy as np  # noqa: PLC0415  slow to import, and not needed for short texts
 
     characters = text.encode("latin-1", "replace")  # one byte for each character, so that offsets stay the same
-    words_by_gram: dict[bytes, list[str]] = {}
-    for word in dict.fromkeys(words):
-        words_by_gram.setdefault(word[:GRAM_CHARACTERS].encode(), []).append(word)
-
-    def compute_slots(buffer: bytes, first: int) -> "np.typing.NDArray[np.uint32]":
-        grams = np.frombuffer(buffer, "<u4", (len(buffer) - first) // GRAM_CHARACTERS, first)
-        slots: np.typing.NDArray[np.uint32] = (grams * np.uint32(_MULTIPLIER)) >> np.uint32(32 - TABLE_BITS)
-        return slots
-
+    multiplier, shift = np.uint32(_MULTIPLIER), np.uint32(32 - TABLE_BITS)
+    keys = {word: np.frombuffer(word[:GRAM_CHARACTERS].encode(), "<u4") for word in words}
     table = np.zeros(1 << TABLE_BITS, np.bool_)
-    table[compute_slots(b"".join(words_by_gram), 0)] = True
-    candidates = [
-        np.flatnonzero(table[compute_slots(characters, first)]) * GRAM_CHARACTERS + first
-        for first in range(GRAM_CHARACTERS)
-    ]
-    offsets: dict[str, list[int]] = {word: [] for word in words}
-    for offset in np.sort(np.concatenate(candidates)).tolist():
-        for word in words_by_gram.get(characters[offset : offset + GRAM_CHARACTERS], ()):
-            if text.startswith(word, offset):
-                offsets[word].append(offset)
+    for key in keys.values():
+        table[(key * multiplier) >> shift] = True
+    candidates: list[NDArray[np.intp]] = []
+    grams: list[NDArray[np.uint32]] = []
+    for first in range(GRAM_CHARACTERS):
+        values = np.frombuffer(characters, "<u4", (len(characters) - first) // GRAM_CHARACTERS, first)
+        indices = np.flatnonzero(table[(values * multiplier) >> shift])
+        candidates.append(indices * GRAM_CHARACTERS + first)
+        grams.append(values[indices])
+    places, gram_values = np.concatenate(candidates), np.concatenate(grams)
+    codes = np.frombuffer(characters, np.uint8)
+    offsets: dict[str, list[int]] = {}
+    for word, key in keys.items():
+        starts = places[gram_values == key]
+        starts = np.sort(starts[starts <= len(characters) - len(word)])
+        letters = codes[starts[:, None] + np.arange(len(word))]
+        offsets[word] = starts[(letters == np.frombuffer(word.encode(), np.uint8)).all(axis=1)].tolist()
     return offsets
