@@ -130,32 +130,37 @@ def iter_status_grades(
 
     `finder` finds REPORT_WORDS in the text in lower case.
     """
-    for index, match in _iter_line_matches(_HTTP_STATUS, _HTTP_WORDS, text, finder, starts, spans):
+    for index, match in _list_status_matches(_HTTP_STATUS, _HTTP_WORDS, text, finder, starts, spans):
         if match[1]:
             yield index, ERROR if match[1].startswith("5") else WARNING
-    for index, _ in _iter_line_matches(_EXIT_STATUS, _EXIT_WORDS, text, finder, starts, spans):
+    for index, _ in _list_status_matches(_EXIT_STATUS, _EXIT_WORDS, text, finder, starts, spans):
         yield index, ERROR
 
 
-def _iter_line_matches(
+def _list_status_matches(
     pattern: re.Pattern[str],
     words: Sequence[str],
     text: str,
     finder: WordFinder,
     starts: Sequence[int],
     spans: Sequence[Span],
-) -> Iterator[tuple[int, re.Match[str]]]:
-    """Yield the matches of a pattern in the lines with one of the words, which are in lower case."""
-    indices = dict.fromkeys(index for word in words for index in finder.find_spans(word, starts, spans))
-    for index in indices:
-        for match in pattern.finditer(text, *spans[index]):
-            yield index, match
+) -> list[tuple[int, re.Match[str]]]:
+    """Return the matches of a pattern, in the order of the text; each begins with one of the words in lower case."""
+    matches: list[tuple[int, re.Match[str]]] = []
+    for word in words:
+        start = finder.find(word, 0)
+        while start >= 0:
+            index, match = bisect_right(starts, start) - 1, pattern.match(text, start)
+            if index >= 0 and match is not None and match.end() <= spans[index][1]:
+                matches.append((index, match))
+            start = finder.find(word, start + len(word))
+    return sorted(matches, key=lambda item: item[1].start())
 
 
 def find_http_statuses(text: str, spans: Sequence[Span]) -> dict[int, str]:
     """Return the HTTP status of each line that names one."""
     starts = [start for start, _ in spans]
-    matches = _iter_line_matches(_HTTP_STATUS, _HTTP_WORDS, text, WordFinder(lower(text), _HTTP_WORDS), starts, spans)
+    matches = _list_status_matches(_HTTP_STATUS, _HTTP_WORDS, text, WordFinder(lower(text), _HTTP_WORDS), starts, spans)
     return {index: match[1] or match[2] for index, match in matches}
 
 
