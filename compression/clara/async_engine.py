@@ -347,6 +347,8 @@ class LocalClara:
         """Stop the workers."""
         for clara in (self, *self._siblings.values()):
             clara.worker.close()
+        if self.config.shared_latents is not None:
+            self.config.shared_latents.close()
 
     def _build_answer(self, latents: "Latents", reply: "Reply", cost: ModelCost) -> ClaraAnswer:
         self.totals.update(answers=1, completion_tokens=len(reply.tokens), prompt_tokens=reply.prompt_tokens)
