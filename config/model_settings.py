@@ -75,6 +75,13 @@ class ModelSettings(BaseSettings):
         description="Database in which proxies share compressed documents: `redis://...`, with memory of its own apart "
         "from the originals, or `postgresql://...`, of at most `CLARA_LATENTS_DISK_MB`.",
     )
+    abstention_threshold: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Score above which CLaRa's answer counts as not in memory and the text is extracted instead, if "
+        "the checkpoint has an abstention head; by default the head's own, and `1` never abstains.",
+    )
     latents_memory_mb: int = Field(
         default=256, ge=0, description="Memory for compressed documents that were used lately, in MiB."
     )

@@ -194,6 +194,7 @@ def create_clara(settings: Settings, folder: Path) -> ClaraBackend | None:
         (cache or folder) / "quantized",
         settings.quantized_disk_mb * 2**20,
         _open_shared_latents(settings),
+        settings.abstention_threshold,
     )
     if is_remote(settings):
         return RemoteClara(config, settings.backend, settings.backend_key, settings.clara_queue)
