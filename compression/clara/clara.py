@@ -138,7 +138,7 @@ class Clara:
         reject_single_text(questions, "questions")
         latents = self.collect_latents(documents, len(questions))
         prepared = [self.prepare_answer(*pair) for pair in zip(questions, latents, strict=True)]
-        return self._decode_all(self.check_memories(prepared), max_new_tokens)
+        return self.decode_all(self.check_memories(prepared), max_new_tokens)
 
     def stream(self, question: str, documents: DocumentInput, max_new_tokens: int = 128) -> Iterator[str]:
         """Yield the answer to one question in pieces that add up to the result of `generate`."""
@@ -164,7 +164,7 @@ class Clara:
         templates = [template] * count if isinstance(template, int | str) else template
         latents = self.collect_latents(documents, count)
         prepared = [self.prepare_paraphrase(*pair) for pair in zip(templates, latents, strict=True)]
-        return [reply.text for reply in self._decode_all(prepared, max_new_tokens)]
+        return [reply.text for reply in self.decode_all(prepared, max_new_tokens)]
 
     def retrieve(self, question: str, latents: Latents, k: int | None = None) -> RetrievalResult:
         """Return the k memories nearest to a question, by the query adapter of an E2E checkpoint.
@@ -191,7 +191,7 @@ class Clara:
         queries = self.encode_questions(questions)
         results = [self.find_nearest(query, own, k) for query, own in zip(queries, latents, strict=True)]
         prepared = [self.prepare_answer(*item) for item in zip(questions, latents, results, strict=True)]
-        return self._decode_all(self.check_memories(prepared), max_new_tokens)
+        return self.decode_all(self.check_memories(prepared), max_new_tokens)
 
     # The same in single steps, for a caller that batches requests.
 
@@ -326,7 +326,8 @@ class Clara:
         vectors = latents.vectors[list(plan.used)]
         return PreparedPrompt(self.model.embed_prompt(plan.ids, plan.slot_positions, vectors), plan, scores)
 
-    def _decode_all(self, prepared: Sequence[PreparedPrompt], max_new_tokens: int) -> list[Reply]:
+    def decode_all(self, prepared: Sequence[PreparedPrompt], max_new_tokens: int) -> list[Reply]:
+        """Return the replies to prepared requests, decoded together."""
         decoding = self.create_batch()
         rows = self.add_to_batch(decoding, prepared, [max_new_tokens] * len(prepared))
         while decoding.rows:
