@@ -1,6 +1,6 @@
 """Verbatim text of the documents in place of an answer that is not in CLaRa's memories.
 
-Where a checkpoint's abstention head says so, CLaRa writes nothing, and whoever answers for it extracts the documents.
+CLaRa writes nothing if the checkpoint's abstention head refuses; the endpoint then returns an extract.
 """
 
 import asyncio

@@ -59,6 +59,10 @@ _NANO_MOVED = (
     "--nano is no longer an option: clara-nano is trained from a checkout of the repository, "
     "with python -m clara_proxy.benchmarks.nano train"
 )
+_MISSING_INPUT = (
+    "give training data (--data, --from-trajectories or --from-ledger) and a checkpoint (--checkpoint; "
+    "for stage1 a base model, --base)"
+)
 
 
 def train(
@@ -101,11 +105,7 @@ def train(
     if dry_run:
         return
     if (checkpoint or base) is None or data is None:
-        exit_with_error(
-            "give training data (--data, --from-trajectories or --from-ledger) and a checkpoint (--checkpoint; "
-            "for stage1 a base model, --base)",
-            2,
-        )
+        exit_with_error(_MISSING_INPUT, 2)
     if stage == train_abstention.STAGE:
         _train_abstention(checkpoint, train_abstention.AbstentionJob(checkpoint or Path(), base, data, held_back, seed))
         return
