@@ -119,12 +119,13 @@ def load(folder: Path, threshold: float | None = None) -> Clara:
 
 def run_part(name: str, folder: Path, trained: Sequence[Record], held_out: Sequence[Record]) -> Figures | None:
     """Train a head and print its figures; return them, None if it cannot be trained."""
-    files = [folder / f"{name}-{part}.jsonl" for part in ("train", "held-out")]
+    files = folder / f"{name}-train.jsonl", folder / f"{name}-held-out.jsonl"
     for file, records in zip(files, (trained, held_out), strict=True):
         file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     started = time.process_time()
+    job = AbstentionJob(folder / SUBFOLDER, folder / "base", *files)
     try:
-        _, figures = train_abstention(AbstentionJob(folder / SUBFOLDER, folder / "base", *files), lambda *_: None)
+        _, figures = train_abstention(job, lambda _done, _total: None)
     except ClaraError as error:
         print(f"{name}: no head: {error}")
         return None

@@ -35,6 +35,8 @@ from .tokenizer import Span
 if TYPE_CHECKING:
     from .quantized_weights import QuantizedWeightStore
 
+__all__ = ["Clara", "DocumentInput", "PreparedPrompt", "Reply"]
+
 WINDOWS_PER_STEP = 32  # windows that are tokenized before other jobs have their turn
 DocumentInput = str | Sequence[str] | Latents  # the documents of one question
 

@@ -48,7 +48,7 @@ def upstream() -> Iterator[FaultyUpstream]:
 
 @pytest.fixture(scope="module")
 def proxy(checkpoint: Path, upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    model = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base"), "backend": "cpu"}
+    model: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base"), "backend": "cpu"}
     with running.run_proxy(upstream.url, tmp_path_factory.mktemp("data"), **model) as server:
         yield server
 
@@ -70,8 +70,8 @@ def check_row(proxy: Proxy, request_id: str) -> None:
 def test_chat_with_clara_gets_an_extract(proxy: Proxy, is_streamed: bool) -> None:
     messages: Any = CHAT
     with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key=CLIENT_KEY, max_retries=0) as client:
-        create = client.chat.completions.with_raw_response.create
-        raw = create(model="clara", messages=messages, max_tokens=90, stream=is_streamed)
+        create: Any = client.chat.completions.with_raw_response.create
+        raw: Any = create(model="clara", messages=messages, max_tokens=90, stream=is_streamed)
         reply: Any = raw.parse()
         if is_streamed:
             choices = [chunk.choices[0] for chunk in reply if chunk.choices]
@@ -89,7 +89,8 @@ def test_chat_with_clara_gets_an_extract(proxy: Proxy, is_streamed: bool) -> Non
 def test_response_of_clara_gets_an_extract(proxy: Proxy, is_streamed: bool) -> None:
     with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key=CLIENT_KEY, max_retries=0) as client:
         options: Any = {"model": "clara", "input": CHAT[0]["content"], "max_output_tokens": 90, "stream": is_streamed}
-        raw = client.responses.with_raw_response.create(**options)
+        create: Any = client.responses.with_raw_response.create
+        raw: Any = create(**options)
         reply: Any = raw.parse()
         if is_streamed:
             events = list(reply)
@@ -148,8 +149,9 @@ def test_threshold_of_one_and_a_missing_head_change_nothing(
     (tmp_path / "bare" / "clara" / "compression-4" / "abstention.safetensors").unlink()
     body = {"memories": FACTS[:2], "query": QUESTION, "max_new_tokens": 6}
     answers = list[dict[str, Any]]()
-    for folder, options in ((checkpoint, {"abstention_threshold": 1.0}), (tmp_path / "bare", {})):
-        model = {"model": str(folder / "clara"), "base": str(folder / "base"), "backend": "cpu"}
+    cases: list[tuple[Path, dict[str, Any]]] = [(checkpoint, {"abstention_threshold": 1.0}), (tmp_path / "bare", {})]
+    for folder, options in cases:
+        model: dict[str, Any] = {"model": str(folder / "clara"), "base": str(folder / "base"), "backend": "cpu"}
         with running.run_proxy(upstream.url, tmp_path / folder.name, **model, **options) as server:
             answers.append(httpx.post(f"{server.url}/compress", json=body, timeout=SECONDS).json())
             status = httpx.get(f"{server.url}/status").json()

@@ -59,7 +59,7 @@ def test_head_separates_what_the_checkpoint_gets_wrong(tiny: Path, tmp_path: Pat
     options += [str(folder / "base"), "--data", str(tmp_path / "data.jsonl")]
     result = CliRunner().invoke(app, [*options, "--held-back", str(tmp_path / "held-back.jsonl")])
     assert result.exit_code == 0, result.output
-    figures = dict(zip(*[iter(result.output.splitlines()[-2].split())] * 2, strict=True))  # type: ignore[call-overload]
+    figures = dict(zip(*[iter(result.output.splitlines()[-2].split())] * 2, strict=True))
     assert float(figures["cv_auc"]) > 0.9
     assert float(figures["accuracy"]) > 0.8
     assert result.output.splitlines()[-1] == f"Abstention head: {folder}/clara/compression-4/{HEAD_FILE}"
