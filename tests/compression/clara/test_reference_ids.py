@@ -46,7 +46,7 @@ def test_rows_and_prompts_have_the_ids_of_the_reference(case: dict[str, Any], to
         assert encode(case["questions"]) == case["query_ids"]
     if "decoder_ids" not in case:
         return
-    templates = case["template_indices"] or []
+    templates: list[int] = case["template_indices"] or []
     texts = [prompts.paraphrase_prompt(number) for number in templates] or [
         prompts.answer_prompt(question) for question in case["questions"]
     ]
