@@ -27,13 +27,13 @@ import torch
 from ...compression import registry
 from ...compression.clara.clara import Clara
 from ...compression.clara.compressors import AnswerCompressor
-from ...compression.clara.exceptions import ClaraError
 from ...compression.clara.extracted_answers import extract
 from ...compression.clara.locate import BUNDLED_MODELS, HEAD_FILE, NANO_NAME
 from ...compression.clara.train.train_abstention import AbstentionJob, Figures, holds_answer, train_abstention
 from ...compression.clara.worker import Worker
 from ...compression.engine import CompressionJob, run_job
 from ...compression.grounding import is_abstention
+from ...compression.models.errors import ModelError
 from ...compression.tokens import get_token_counter
 from .evaluate_nano import TASKS
 from .synthetic.episodes import NOT_STATED, make_episode
@@ -126,7 +126,7 @@ def run_part(name: str, folder: Path, trained: Sequence[Record], held_out: Seque
     job = AbstentionJob(folder / SUBFOLDER, folder / "base", *files)
     try:
         _, figures = train_abstention(job, lambda _done, _total: None)
-    except ClaraError as error:
+    except ModelError as error:
         print(f"{name}: no head: {error}")
         return None
     figures["cpu_seconds"] = time.process_time() - started

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
-from .exceptions import CheckpointError
+from ..models.errors import CheckpointError
 from .inference import Array, InferenceModel, group_by_length
 from .locate import HEAD_FILE
 from .replies import PreparedPrompt

@@ -16,7 +16,7 @@ from ...compression import documents
 from ...compression.clara import extracted_answers
 from ...compression.clara.async_engine import ClaraBackend
 from ...compression.clara.jobs import ClaraAnswer
-from ...compression.model_compression import NOT_IN_MEMORY
+from ...compression.models.model_compression import NOT_IN_MEMORY
 from ...compression.tokens import get_token_counter
 from ...compression.transcript import Turn
 from ..http.exchange import EVENT_STREAM_HEADERS, JSON_HEADERS, Exchange

@@ -98,9 +98,9 @@ async def _print_answer(
 
 
 async def _ask_clara(settings: "Settings", model: str, question: str, hits: "list[ChunkHit]") -> AsyncGenerator[str]:
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from ...compression.clara.extracted_answers import replace_missing  # noqa: PLC0415
     from ...compression.clara.locate import NANO_NAME  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
     from ...compression.tokens import get_token_counter  # noqa: PLC0415
     from ..runtime.local_model import create_clara  # noqa: PLC0415
 
@@ -119,7 +119,7 @@ async def _ask_clara(settings: "Settings", model: str, question: str, hits: "lis
                     yield piece
                 elif piece.not_in_memory:
                     yield (await replace_missing(piece, documents, question, MAX_CLARA_TOKENS, counter)).text
-    except (ClaraError, ImportError) as error:
+    except (ModelError, ImportError) as error:
         raise AnswerError(f"the CLaRa model cannot answer: {error}") from error
     finally:
         await clara.aclose()

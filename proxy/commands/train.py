@@ -127,27 +127,27 @@ def train(
 
 
 def _run(job: "StageJob", plan: "TrainingPlan", out: Path) -> None:
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from ...compression.clara.train.run_stage import train_stage  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
 
     try:
         with _ProgressBar(plan.steps) as bar:
             folder = train_stage(job, plan, out, bar)
-    except (ClaraError, OSError) as error:
+    except (ModelError, OSError) as error:
         exit_with_error(str(error), 1)
     typer.echo(f"Checkpoint: {folder}")
 
 
 def _train_abstention(checkpoint: Path | None, job: "AbstentionJob") -> None:
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from ...compression.clara.train.train_abstention import train_abstention  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
 
     if checkpoint is None:
         exit_with_error("the stage abstention needs a checkpoint (--checkpoint)", 2)
     try:
         with _ProgressBar(0) as bar:
             path, figures = train_abstention(job, bar.show_count)
-    except (ClaraError, OSError) as error:
+    except (ModelError, OSError) as error:
         exit_with_error(str(error), 1)
     typer.echo("  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     typer.echo(f"Abstention head: {path}")
@@ -155,12 +155,12 @@ def _train_abstention(checkpoint: Path | None, job: "AbstentionJob") -> None:
 
 def _data_from_trajectories(runs: Path, out: Path | None) -> Path | None:
     """Make training lines from recorded runs, print their number, and write them if `out` is set."""
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from ...compression.clara.train import from_trajectories  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
 
     try:
         records = list(from_trajectories.read_records(runs))
-    except (ClaraError, OSError) as error:
+    except (ModelError, OSError) as error:
         exit_with_error(str(error), 1)
     typer.echo(f"{runs}: {len(records)} training lines")
     return None if out is None else _write_data(records, out)

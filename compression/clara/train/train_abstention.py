@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ... import grounding
+from ...models.errors import ModelError
 from .. import abstention_head
 from ..abstention_head import AbstentionHead, HeadWeights
 from ..checkpoint import DECODER_ADAPTER
 from ..clara import Clara
-from ..exceptions import ClaraError
 from ..replies import PreparedPrompt
 from .squad_scores import normalized_words
 from .training_data import Example, read_examples
@@ -70,11 +70,11 @@ class Rows:
 def train_abstention(job: AbstentionJob, on_progress: OnProgress) -> tuple[Path, Figures]:
     """Train the head of a checkpoint and write it beside the checkpoint; return its path and figures.
 
-    Figures of out-of-fold scores are called `cv_*`, others are of the held-back lines. Raises `ClaraError` for
+    Figures of out-of-fold scores are called `cv_*`, others are of the held-back lines. Raises `ModelError` for
     unsuitable data or a folder that cannot be written.
     """
     if not os.access(job.checkpoint, os.W_OK):
-        raise ClaraError(f"{job.checkpoint}: cannot be written; the abstention head belongs beside the checkpoint")
+        raise ModelError(f"{job.checkpoint}: cannot be written; the abstention head belongs beside the checkpoint")
     clara = Clara.from_pretrained(job.checkpoint, base=job.base)
     depths = choose_depths(clara.model.base.config.layer_count)
     requests = make_requests(read_examples(job.data), retrieves=clara.can_retrieve)
@@ -138,12 +138,12 @@ def collect_rows(
 def fit_head(rows: Rows, depths: Sequence[int], seed: int) -> tuple[AbstentionHead, Figures]:
     """Return a head trained on all rows, at the depth with the best out-of-fold AUC, and its out-of-fold figures.
 
-    Raises `ClaraError` if too few answers are right, or wrong.
+    Raises `ModelError` if too few answers are right, or wrong.
     """
     wrong, right = int(rows.is_wrong.sum()), int((~rows.is_wrong).sum())
     if min(wrong, right) < MIN_CLASS_ROWS:
         message = "the abstention head needs at least {} right and {} wrong answers of the checkpoint"
-        raise ClaraError(f"{message.format(MIN_CLASS_ROWS, MIN_CLASS_ROWS)}, and it gave {right} and {wrong}")
+        raise ModelError(f"{message.format(MIN_CLASS_ROWS, MIN_CLASS_ROWS)}, and it gave {right} and {wrong}")
     order = np.random.default_rng(seed).permutation(int(rows.lines.max()) + 1)
     folds = order[rows.lines] % FOLDS  # all rows of a line are in one fold
     scores = [_score_out_of_fold(rows, index, folds, seed) for index in range(len(depths))]

@@ -15,11 +15,12 @@ from safetensors.numpy import load_file, save_file  # pyright: ignore[reportUnkn
 from clara_proxy.compression import registry
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.compressors import AnswerCompressor
-from clara_proxy.compression.clara.jobs import JobKind, ModelCost, ModelJob
+from clara_proxy.compression.clara.jobs import JobKind, ModelJob
 from clara_proxy.compression.clara.locate import HEAD_FILE
 from clara_proxy.compression.clara.prompt_layout import Compat
 from clara_proxy.compression.clara.worker import Worker
 from clara_proxy.compression.engine import CompressionJob, run_job
+from clara_proxy.compression.models.cost import ModelCost
 from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.proxy.http.vllm_generation import Generation
 from clara_proxy.tests.compression.clara.heads import write_constant_head

@@ -14,8 +14,11 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 from clara_proxy.compression.clara.async_engine import LocalModelConfig
 from clara_proxy.compression.clara.extracted_answers import LABEL
 from clara_proxy.compression.clara.jobs import ClaraAnswer, ModelJob
+from clara_proxy.compression.clara.locate import HEAD_FILE
 from clara_proxy.compression.tokens import get_token_counter
+from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.http.remote_clara import RemoteClara
+from clara_proxy.proxy.runtime import local_model
 from clara_proxy.tests import faulty, running
 from clara_proxy.tests.compression.clara.heads import write_constant_head
 from clara_proxy.tests.compression.clara.tiny import make_checkpoint
@@ -142,20 +145,19 @@ async def test_remote_model_says_so(remote: RemoteClara) -> None:
     assert ("".join(map(str, pieces[:-1])), pieces[-1].not_in_memory) == ("", True)
 
 
-def test_threshold_of_one_and_a_missing_head_change_nothing(
-    checkpoint: Path, proxy: Proxy, upstream: FaultyUpstream, tmp_path: Path
-) -> None:
+async def test_threshold_of_one_and_a_missing_head_change_nothing(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(checkpoint, tmp_path / "bare")
-    (tmp_path / "bare" / "clara" / "compression-4" / "abstention.safetensors").unlink()
-    body = {"memories": FACTS[:2], "query": QUESTION, "max_new_tokens": 6}
-    answers = list[dict[str, Any]]()
-    cases: list[tuple[Path, dict[str, Any]]] = [(checkpoint, {"abstention_threshold": 1.0}), (tmp_path / "bare", {})]
-    for folder, options in cases:
-        model: dict[str, Any] = {"model": str(folder / "clara"), "base": str(folder / "base"), "backend": "cpu"}
-        with running.run_proxy(upstream.url, tmp_path / folder.name, **model, **options) as server:
-            answers.append(httpx.post(f"{server.url}/compress", json=body, timeout=SECONDS).json())
-            status = httpx.get(f"{server.url}/status").json()
-            assert status["abstention_threshold"] == options.get("abstention_threshold")
-    assert httpx.get(f"{proxy.url}/status").json()["abstention_threshold"] == 0.5
-    assert answers[0]["answer"] == answers[1]["answer"] != ""
-    assert answers[0]["not_in_memory"] is False
+    (tmp_path / "bare" / "clara" / "compression-4" / HEAD_FILE).unlink()
+    answers = list[ClaraAnswer]()
+    for folder, threshold in ((checkpoint, None), (checkpoint, 1.0), (tmp_path / "bare", None)):
+        model = Settings(
+            model=str(folder / "clara"), base=str(folder / "base"), backend="cpu", abstention_threshold=threshold
+        )
+        clara = local_model.create_clara(model, tmp_path)
+        assert clara is not None
+        answers.append(await clara.answer(FACTS[:2], QUESTION, 6, SECONDS))
+        expected = 0.5 if threshold is None and folder == checkpoint else threshold
+        assert clara.status()["abstention_threshold"] == expected
+        await clara.aclose()
+    assert [answer.not_in_memory for answer in answers] == [True, False, False]
+    assert answers[1].text == answers[2].text != ""

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 from clara_proxy.compression.clara.async_engine import LocalClara, LocalModelConfig
-from clara_proxy.compression.worker import WorkerLimits
+from clara_proxy.compression.models.worker import WorkerLimits
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.runtime import local_model
 from clara_proxy.proxy.runtime.local_model import open_latent_cache
