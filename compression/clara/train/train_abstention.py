@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ... import grounding
 from ...models.errors import ModelError
-from .. import abstention_head
+from .. import abstention_head, locate
 from ..abstention_head import AbstentionHead, HeadWeights
 from ..checkpoint import DECODER_ADAPTER
 from ..clara import Clara
@@ -73,9 +73,10 @@ def train_abstention(job: AbstentionJob, on_progress: OnProgress) -> tuple[Path,
     Figures of out-of-fold scores are called `cv_*`, others are of the held-back lines. Raises `ModelError` for
     unsuitable data or a folder that cannot be written.
     """
-    if not os.access(job.checkpoint, os.W_OK):
-        raise ModelError(f"{job.checkpoint}: cannot be written; the abstention head belongs beside the checkpoint")
-    clara = Clara.from_pretrained(job.checkpoint, base=job.base)
+    folder = locate.find_checkpoint_folder(job.checkpoint, None, locate.HubAccess(may_download=False))
+    if not os.access(folder, os.W_OK):
+        raise ModelError(f"{folder}: cannot be written; the abstention head belongs beside the checkpoint")
+    clara = Clara.from_pretrained(folder, base=job.base)
     depths = choose_depths(clara.model.base.config.layer_count)
     requests = make_requests(read_examples(job.data), retrieves=clara.can_retrieve)
     held_back = [] if job.held_back is None else read_examples(job.held_back)
@@ -86,7 +87,7 @@ def train_abstention(job: AbstentionJob, on_progress: OnProgress) -> tuple[Path,
     if evaluated:
         new = collect_rows(clara, evaluated, [head.depth], lambda done: on_progress(len(requests) + done, total))
         figures |= evaluate_head(head, new)
-    return abstention_head.save_head(head, job.checkpoint, figures), figures
+    return abstention_head.save_head(head, folder, figures), figures
 
 
 def choose_depths(layer_count: int) -> list[int]:

@@ -55,7 +55,7 @@ def test_head_separates_what_the_checkpoint_gets_wrong(tiny: Path, tmp_path: Pat
     questions = write_lines(clara, tmp_path / "held-back.jsonl", 50, 8)
     app = typer.Typer()
     app.command()(train.train)
-    options = ["--stage", "abstention", "--checkpoint", str(folder / "clara" / "compression-4"), "--base"]
+    options = ["--stage", "abstention", "--checkpoint", str(folder / "clara"), "--base"]
     options += [str(folder / "base"), "--data", str(tmp_path / "data.jsonl")]
     result = CliRunner().invoke(app, [*options, "--held-back", str(tmp_path / "held-back.jsonl")])
     assert result.exit_code == 0, result.output
