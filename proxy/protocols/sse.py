@@ -111,9 +111,11 @@ class UsageTap:
     def _process_event(self, event: bytes) -> bytes:
         """Read a whole event and return the part to forward."""
         self._last_events = self._last_events[1], event
+        if not _may_hold_usage_or_error(event):  # nearly all of them
+            return event
         stripped = _NULL_USAGE.sub(b"", event)
         visible = stripped if self._strip else event
-        if not _may_hold_usage_or_error(stripped):  # saves parsing it
+        if not _may_hold_usage_or_error(stripped):
             return visible
         data = parse_data(event)
         self._has_error = self._has_error or has_error(data)
