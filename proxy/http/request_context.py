@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import urandom
@@ -64,7 +64,8 @@ class CachedBill(NamedTuple):
 class RequestContext:
     """The state of a request so far. Sizes are in tokens, times in seconds; `body_work` is in bytes (see `offload`).
 
-    `alias_of` is the model behind a name from the operator's configuration. `is_late` is True if time ran out for this
+    `element_texts` are the JSON texts of the messages or items, if they are known. `alias_of` is the model behind a
+    name from the operator's configuration. `is_late` is True if time ran out for this
     request, and not only for one of its passages in an earlier request. `round_usages` holds the total usage before
     each further round of the expand tool, `hidden_call_tokens` the tokens of the hidden calls in the last reply,
     `store_tokens` those of the passages that a vector store adds.
@@ -84,6 +85,7 @@ class RequestContext:
     engine: str = "none"
     is_streamed: bool = False
     body_work: int = 0
+    element_texts: Sequence[bytes] = ()
     status: int = 0
     outcome: Outcome = "ok"
     received_tokens: int = 0
