@@ -28,7 +28,7 @@ MAX_BRANCHES = 4  # known bodies with the same whole blocks
 BYTES_PER_ELEMENT = 1000  # of the objects made of a message, besides its texts
 _BLANKS = b" \t\r\n"
 _BLANK = re.compile(r"[ \t\r\n]*")
-_scan_value = JSONDecoder().scan_once
+_scan_value = JSONDecoder().raw_decode
 BlockKey = tuple[str, str, int, int]  # the owner, the field of the messages, the number of blocks, and their hash
 
 
@@ -210,7 +210,7 @@ def _locate_elements(text: bytes, elements_key: str) -> _ElementPlaces | None:
     try:
         string = text.decode()
         list_start, ends, list_end = _scan_object(string, elements_key)
-    except (ValueError, IndexError, StopIteration, RecursionError):
+    except (ValueError, IndexError, RecursionError):
         return None
     if len(string) == len(text):
         return _ElementPlaces(list_start, list_end, ends)
