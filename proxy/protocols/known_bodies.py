@@ -176,6 +176,7 @@ class KnownBodies:
         is_checkpoint = model.is_checkpoint and not model.elements
         start = _KnownStart(key, remainder, model.end, model.fields, elements, texts, is_checkpoint)
         others = [other for other in self._starts.get(key, ()) if other.remainder != remainder]
+        others.sort(key=lambda other: not other.is_checkpoint)  # many bodies may continue a checkpoint
         with suppress(ValueError):  # a body larger than the memory is not remembered
             self._starts[key] = (start, *others[: MAX_BRANCHES - 1])
 

@@ -101,6 +101,15 @@ def test_messages_are_shared_with_the_same_owner_only() -> None:
     assert not any(message is earlier for message, earlier in zip(other, messages, strict=False))
 
 
+def test_a_shared_start_stays_known_beside_many_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_bodies, "BLOCK_BYTES", 64)
+    known = KnownBodies()
+    first = (known.parse("a", "messages", build_text("one", "two", "three")).body or {})["messages"]
+    for number in range(3 * known_bodies.MAX_BRANCHES):
+        branch = (known.parse("a", "messages", build_text("one", "two", f"branch {number}")).body or {})["messages"]
+        assert branch[0] is first[0]
+
+
 def test_a_longer_number_is_another_message() -> None:
     known = KnownBodies()
     for last in (b"1", b"12", b"1,2", b"1.5"):
