@@ -134,8 +134,6 @@ class KnownBodies:
         elements = [*start.elements, *elements]
         body = {**start.fields, start.key[1]: elements}
         if added:
-            if not start.is_checkpoint:
-                self._drop(start)
             self._remember(start, keys, text, start.length + len(added), elements, texts)
         return ParsedBody(body, texts)
 
@@ -179,13 +177,6 @@ class KnownBodies:
         others.sort(key=lambda other: not other.is_checkpoint)  # many bodies may continue a checkpoint
         with suppress(ValueError):  # a body larger than the memory is not remembered
             self._starts[key] = (start, *others[: MAX_BRANCHES - 1])
-
-    def _drop(self, start: _KnownStart) -> None:
-        others = tuple(other for other in self._starts.get(start.key, ()) if other is not start)
-        if others:
-            self._starts[start.key] = others
-        else:
-            self._starts.pop(start.key, None)
 
 
 class _ElementPlaces(NamedTuple):
