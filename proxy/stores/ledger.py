@@ -274,22 +274,17 @@ class Ledger:
     async def _insert_batch(self, batch: Sequence[Row]) -> None:
         if not batch:
             return
+        merged = await ledger_totals.merge_row_passages(batch)
         async with self.engine.begin() as connection:
             new_ids = await self._dialect.insert_rows(connection, batch)
-            await self._add_to_totals(connection, new_ids, batch)
+            passages = ledger_totals.encode_new_row_passages(merged, new_ids)
+            await connection.exec_driver_sql(self._rollups.by_passage, (passages,))
+            encoded_ids = self._dialect.encode_ids(new_ids)
+            for statement in self._rollups.others:
+                await connection.exec_driver_sql(statement, (encoded_ids,))
             if self._row_counter is not None:
                 await self._record_settled(connection, self._row_counter.run, self._settled_rows + len(batch))
         self._settled_rows += len(batch)
-
-    async def _add_to_totals(self, connection: AsyncConnection, new_ids: Sequence[str], batch: Sequence[Row]) -> None:
-        """Add the rows of a batch that are new to the totals of their days."""
-        ids = frozenset(new_ids)
-        rows = [row for row in batch if row.id in ids]
-        passages = await asyncio.to_thread(ledger_totals.encode_new_row_passages, rows)  # of long conversations
-        await connection.exec_driver_sql(self._rollups.by_passage, (passages,))
-        encoded_ids = self._dialect.encode_ids(new_ids)
-        for statement in self._rollups.others:
-            await connection.exec_driver_sql(statement, (encoded_ids,))
 
     def _requeue(self, rows: list[Row]) -> None:
         if rows:

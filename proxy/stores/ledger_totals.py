@@ -9,6 +9,7 @@ Two totals count what the sums of dollars leave out. `unpriced` requests were an
 model lists and token counts save nothing, and no provider bills the answers of the local CLaRa.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
@@ -167,10 +168,19 @@ def get_new_row_statements(dialect: Dialect) -> NewRowStatements:
     return _new_row_statements[type(dialect)]
 
 
-def encode_new_row_passages(rows: Sequence[Row]) -> str:
-    """Return the parameter of `NewRowStatements.by_passage`; rows without passages are left out."""
-    items = [{"id": row.id, "passages": merge_passages(row.passages)} for row in rows if row.passages != "[]"]
-    return orjson.dumps(items).decode()
+async def merge_row_passages(rows: Sequence[Row]) -> dict[str, str]:
+    """Return the merged passages of the rows that have any, by id. Other tasks have their turn between the rows."""
+    merged: dict[str, str] = {}
+    for row in rows:
+        if row.passages != "[]":
+            merged[row.id] = merge_passages(row.passages)
+            await asyncio.sleep(0)
+    return merged
+
+
+def encode_new_row_passages(merged: Mapping[str, str], new_ids: Sequence[str]) -> str:
+    """Return the parameter of `NewRowStatements.by_passage`."""
+    return orjson.dumps([{"id": row_id, "passages": merged[row_id]} for row_id in new_ids if row_id in merged]).decode()
 
 
 def build_day_queries(dialect: Dialect, day: int) -> list[Select[Any]]:
