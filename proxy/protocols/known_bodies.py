@@ -1,9 +1,9 @@
-"""Parses request bodies of which the first messages are known: only what follows them is parsed.
+"""Parses request bodies incrementally: messages of an earlier body are reused, and only new ones are parsed.
 
 A client sends its whole conversation with every request, mostly as the bytes of the previous one with more behind them.
-The bytes up to the end of a message are known by a hash of their blocks; the parsed messages are those of the earlier
-body of the same owner. The memory saves time and changes nothing else: what is parsed equals what `parse_request`
-returns. Parsed messages are shared between requests and are never modified.
+An earlier body of the same owner is found by a hash of its blocks, up to the end of a message. The memory saves time
+and changes nothing else: the result equals that of `parse_request`. Parsed messages are shared between requests and
+are never modified.
 """
 
 import re
@@ -112,9 +112,9 @@ class KnownBodies:
         return None
 
     def _parse_rest(self, start: _KnownStart, keys: Sequence[BlockKey], text: bytes) -> ParsedBody | None:
-        """Parse what follows a known start. Return None if it does not end as the earlier body did.
+        """Parse the bytes behind a known start. Return None if the body ends in another way than the earlier one.
 
-        `start.end` ends the list of messages at its first byte exactly if what is before it is a list of values.
+        The first byte of `start.end` closes the list of messages if the bytes before it are a list of JSON values.
         """
         content = text.rstrip(_BLANKS)
         list_end = len(content) - len(start.end)
