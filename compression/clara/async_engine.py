@@ -1,6 +1,6 @@
 """The process's local CLaRa with an asynchronous interface: a worker, a store of latents, and counters.
 
-Importing this module does not load torch; the worker's thread does, at the first job. All errors are `ClaraError`s.
+Importing this module does not load torch; the worker's thread does, at the first job. All errors are `ModelError`s.
 """
 
 import asyncio
@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..compressor import ModelUsage
-from ..worker import WorkerLimits, WorkerStatus
-from . import locate, resources
-from .exceptions import ClaraError, DeadlineError, UnknownRateError
-from .jobs import ModelCost, ModelJob
+from ..models import resources
+from ..models.cost import ModelCost
+from ..models.errors import DeadlineError, ModelError
+from ..models.processor import choose_thread_count
+from ..models.worker import WorkerLimits, WorkerStatus
+from . import locate
+from .exceptions import UnknownRateError
+from .jobs import ModelJob
 from .locate import NANO_NAME
-from .processor import choose_thread_count
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -148,7 +151,7 @@ class WorkerBackend(Protocol):
     """A queue of jobs, in this process or on another machine."""
 
     def submit(self, job: ModelJob, *, deadline: float | None = None, cost: ModelCost | None = None) -> "Future[Any]":
-        """Queue a job. Raises `QueueFullError`, or `ClaraError` if closed."""
+        """Queue a job. Raises `QueueFullError`, or `ModelError` if closed."""
         ...
 
     def status(self) -> WorkerStatus:
@@ -185,7 +188,7 @@ class LocalClara:
             config = self.config
             try:
                 self._rates = locate.find_rates(config.model, config.subfolder, locate.HubAccess(config.cache_folder))
-            except ClaraError:
+            except ModelError:
                 return []
         if self._rates:
             return list(self._rates)
@@ -264,7 +267,7 @@ class LocalClara:
         """Return the answer of a job that generates text from documents."""
         deadline, cost = time.monotonic() + seconds, ModelCost()
         if not isinstance(job.documents, Sequence):
-            raise ClaraError("documents must be a list of texts")
+            raise ModelError("documents must be a list of texts")
         latents = await self.compress(job.documents, seconds, cost)
         reply: Reply = await self._run_job(replace(job, documents=latents), deadline - time.monotonic(), cost)
         return self._build_answer(latents, reply, cost)

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from ..models.errors import CheckpointError, ModelError
 from . import memory_ranking, prompts
 from .checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from .checkpoint_config import Quantization
 from .chunking import chunk_in_blocks
 from .cooperative import Steps, run_steps
 from .decoding import DecodingBatch, FinishReason, GeneratedRow, TextStream
-from .exceptions import CheckpointError, ClaraError, reject_single_text
+from .exceptions import reject_single_text
 from .inference import Array, pick_first_group
 from .latent_store import LatentStore
 from .latents import Latents
@@ -197,7 +198,7 @@ class Clara:
     def retrieve(self, question: str, latents: Latents, k: int | None = None) -> RetrievalResult:
         """Return the k memories nearest to a question, by the query adapter of an E2E checkpoint.
 
-        The default for `k` is the checkpoint's own number, or all memories if there are fewer. Raises `ClaraError` if
+        The default for `k` is the checkpoint's own number, or all memories if there are fewer. Raises `ModelError` if
         `k` is larger than the number of memories.
         """
         return self.find_nearest(self.encode_questions([question])[0], latents, k)
@@ -231,11 +232,11 @@ class Clara:
         """Like `collect_latents`, in steps of one forward pass."""
         if isinstance(documents, Latents):
             if count < 1 or documents.document_count % count:
-                raise ClaraError(f"{documents.document_count} documents cannot be split evenly among {count} questions")
+                raise ModelError(f"{documents.document_count} documents cannot be split evenly among {count} questions")
             return documents.split([documents.document_count // count] * count)
         reject_single_text(documents, "documents")
         if len(documents) != count:
-            raise ClaraError(f"{count} questions, but documents for {len(documents)}: give one list of documents each")
+            raise ModelError(f"{count} questions, but documents for {len(documents)}: give one list of documents each")
         groups = [() if isinstance(item, Latents) else (item,) if isinstance(item, str) else item for item in documents]
         compressed = yield from self.compress_steps([text for group in groups for text in group])
         latents = compressed.split([len(group) for group in groups])
@@ -250,7 +251,7 @@ class Clara:
     def encode_questions(self, questions: Sequence[str]) -> list[Array]:
         """Return each question's vectors [windows, M * H]; several windows if it is longer than a document."""
         if not self.can_retrieve:
-            raise ClaraError("this checkpoint has no query adapter: only E2E checkpoints can retrieve")
+            raise ModelError("this checkpoint has no query adapter: only E2E checkpoints can retrieve")
         owners, spans, _ = run_steps(self._split_into_chunks(questions))
         texts = [questions[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
         vectors = self.encode([self._tokenize(text) for text in texts], QUERY_ADAPTER).reshape(len(texts), -1)
@@ -260,7 +261,7 @@ class Clara:
         """Return the k memories nearest to a query [windows, M * H]; of several windows, the nearest counts."""
         count = min(self.config.top_k, len(latents)) if k is None else k
         if not 0 < count <= len(latents):
-            raise ClaraError(f"k = {count}, but there are {len(latents)} memories to choose from")
+            raise ModelError(f"k = {count}, but there are {len(latents)} memories to choose from")
         scores = self.model.score_cosine(query, latents.vectors)
         order = memory_ranking.top_indices(scores, count)
         return RetrievalResult(tuple(order), tuple(scores[index] for index in order))
@@ -286,9 +287,9 @@ class Clara:
         return self._apply_abstention(prepared, question, latents, retrieval)
 
     def prepare_paraphrase(self, template: int | str, latents: Latents) -> PreparedPrompt:
-        """Lay out a paraphrase of all memories or the first ones that fit. Raises `ClaraError` for a PISCO model."""
+        """Lay out a paraphrase of all memories or the first ones that fit. Raises `ModelError` for a PISCO model."""
         if not self.config.can_paraphrase:
-            raise ClaraError("this checkpoint is PISCO's, which answers questions and has not learned to paraphrase")
+            raise ModelError("this checkpoint is PISCO's, which answers questions and has not learned to paraphrase")
         plan = plan_prompt(prompts.paraphrase_prompt(template), range(len(latents)), range, self.tokenizer, self.compat)
         return self._build_prompt(plan, latents)
 

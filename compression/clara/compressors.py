@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import grounding
 from ..compressor import CompressedPassage, Gap, ModelUsage, Task
-from ..model_compression import (
+from ..models.cost import ModelCost
+from ..models.model_compression import (
     FindCompressor,
     extract_instead,
     find_headings,
@@ -21,7 +22,7 @@ from ..model_compression import (
     split_documents,
     wait_for_job,
 )
-from .jobs import ModelCost, ModelJob
+from .jobs import ModelJob
 
 if TYPE_CHECKING:
     from .clara import Reply
@@ -35,7 +36,7 @@ class JobQueue(Protocol):
     """The interface of a `Worker` that these compressors use."""
 
     def submit(self, job: ModelJob, *, deadline: float | None = None, cost: ModelCost | None = None) -> "Future[Any]":
-        """Queue a job. Raises `QueueFullError`, or `ClaraError` if closed."""
+        """Queue a job. Raises `QueueFullError`, or `ModelError` if closed."""
         ...
 
 
@@ -61,7 +62,7 @@ class AnswerCompressor:
     def compress(self, task: Task) -> CompressedPassage | None:
         """Return the answer as a labelled quotation, then evidence of about half the target.
 
-        Raises the worker's errors: `QueueFullError`, `DeadlineError` after `timeout`, `ClaraError`.
+        Raises the worker's errors: `QueueFullError`, `DeadlineError` after `timeout`, `ModelError`.
         """
         extractor = self._find_extractor(task.text)
         headings = find_headings(task.text, extractor)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from ..models.errors import ModelError
 from .checkpoint import DECODER_ADAPTER
-from .exceptions import ClaraError
 
 if TYPE_CHECKING:
     from .clara import Clara, PreparedPrompt, Reply
@@ -50,13 +50,13 @@ class EmbeddedPrompt:
     def encode(self, tokens: Sequence[int] = ()) -> str:
         """Return the embeddings [T, H] of the prompt and `tokens` after it, as base64 of a file of `torch.save`.
 
-        Raises `ClaraError` if they are larger than `MAX_PAYLOAD_BYTES`.
+        Raises `ModelError` if they are larger than `MAX_PAYLOAD_BYTES`.
         """
         embeddings: torch.Tensor = self.prompt.input_embeddings
         if tokens:
             embeddings = self.clara.model.extend_prompt(embeddings, tokens)
         if embeddings.nbytes > MAX_PAYLOAD_BYTES:
-            raise ClaraError(f"the prompt has {embeddings.nbytes:,} bytes; at most {MAX_PAYLOAD_BYTES:,} are sent")
+            raise ModelError(f"the prompt has {embeddings.nbytes:,} bytes; at most {MAX_PAYLOAD_BYTES:,} are sent")
         file = io.BytesIO()
         torch.save(embeddings.detach().cpu().clone(), file)
         return base64.b64encode(file.getbuffer()).decode("ascii")

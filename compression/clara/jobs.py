@@ -1,4 +1,4 @@
-"""Jobs for the worker, and their cost. Importing this module does not load torch."""
+"""Jobs for the worker. Importing this module does not load torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,11 +40,3 @@ class ModelJob:
             return sum(map(len, self.documents)) if isinstance(self.documents, Sequence) else 0
         except TypeError:  # the job itself will fail
             return 0
-
-
-@dataclass(slots=True)
-class ModelCost:
-    """The cost of jobs: tokens read and written, and their share of an accelerator's busy seconds."""
-
-    tokens: int = 0
-    gpu_seconds: float = 0.0

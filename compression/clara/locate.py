@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..models.errors import CheckpointError, NotDownloadedError
 from .checkpoint_config import read_checkpoint_config
-from .exceptions import CheckpointError, NotDownloadedError
 
 _log = logging.getLogger(__name__)
 

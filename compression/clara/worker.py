@@ -10,9 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..worker import JobRequest, JobWorker, WorkerLimits
-from .exceptions import ClaraError
-from .jobs import ModelCost, ModelJob
+from ..models.cost import ModelCost
+from ..models.errors import ModelError
+from ..models.worker import JobRequest, JobWorker, WorkerLimits
+from .jobs import ModelJob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,10 +65,10 @@ class Worker(JobWorker["Clara", _JobRequest]):
 
         After `deadline`, a time of `time.monotonic()`, the future fails with `DeadlineError`. `on_text` gets the text
         in pieces, in the worker's thread, and must not block. The job's cost is added to `cost`. Raises
-        `QueueFullError`, or `ClaraError` if the worker is closed or the question is too long.
+        `QueueFullError`, or `ModelError` if the worker is closed or the question is too long.
         """
         if len(job.question) > MAX_QUESTION_CHARACTERS:  # tokenizing a longer one would delay all other jobs
-            raise ClaraError(
+            raise ModelError(
                 f"the question has {len(job.question):,} characters; at most {MAX_QUESTION_CHARACTERS:,} are read"
             )
         return self._enqueue(_JobRequest(job=job, deadline=deadline, on_text=on_text, cost=cost or ModelCost()))
@@ -107,7 +108,7 @@ class Worker(JobWorker["Clara", _JobRequest]):
     def _start_batch(self, requests: list[_JobRequest]) -> Generator[None]:
         # Any failure of a job goes to its future; the thread and the other jobs continue.
         if self._model is None:
-            raise ClaraError("a job cannot start before the model is loaded")
+            raise ModelError("a job cannot start before the model is loaded")
         try:
             yield from self._prepare_batch(self._model, requests)
         except Exception as error:  # noqa: BLE001 - passed to the future
@@ -139,7 +140,7 @@ class Worker(JobWorker["Clara", _JobRequest]):
             try:
                 if self._prepare_job(clara, request, own_latents, query_of.get(id(request))):
                     prepared.append(request)
-            except ClaraError as error:
+            except ModelError as error:
                 request.set_error(error)
         self._start_decoding(clara, [request for request in prepared if request.is_active()])
 

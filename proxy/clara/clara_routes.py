@@ -21,10 +21,11 @@ from pydantic import BaseModel, Field
 
 from ...compression import embeddings
 from ...compression.clara.async_engine import ClaraBackend
-from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError, UnknownRateError
-from ...compression.clara.jobs import ModelCost
+from ...compression.clara.exceptions import UnknownRateError
 from ...compression.compressor import ModelUsage
-from ...compression.worker import WorkerStatus
+from ...compression.models.cost import ModelCost
+from ...compression.models.errors import CheckpointError, DeadlineError, ModelError, QueueFullError
+from ...compression.models.worker import WorkerStatus
 from ..access import authentication
 from ..http import json_body, request_options
 from ..http.request_context import RequestContext
@@ -286,7 +287,7 @@ def map_clara_errors() -> Generator[None]:
         raise ApiError(503, message, code="model_unavailable") from error
     except UnknownRateError as error:
         raise ApiError(404, str(error), param="model", code="model_not_found") from error
-    except ClaraError as error:
+    except ModelError as error:
         raise ApiError(400, str(error), code="clara_error") from error
 
 

@@ -98,8 +98,8 @@ async def _print_answer(
 
 
 async def _ask_clara(settings: "Settings", model: str, question: str, hits: "list[ChunkHit]") -> AsyncGenerator[str]:
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from ...compression.clara.locate import NANO_NAME  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
     from ..runtime.local_model import create_clara  # noqa: PLC0415
 
     clara = create_clara(settings, settings.data_dir.expanduser())
@@ -115,7 +115,7 @@ async def _ask_clara(settings: "Settings", model: str, question: str, hits: "lis
             async for piece in pieces:
                 if isinstance(piece, str):
                     yield piece
-    except (ClaraError, ImportError) as error:
+    except (ModelError, ImportError) as error:
         raise AnswerError(f"the CLaRa model cannot answer: {error}") from error
     finally:
         await clara.aclose()

@@ -14,7 +14,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ...compression.clara.exceptions import CheckpointError, ClaraError
 from ...compression.clara.locate import (
     BUNDLED_MODELS,
     CHECKPOINT_FILES,
@@ -24,6 +23,7 @@ from ...compression.clara.locate import (
     find_complete_subfolder,
     list_subfolders,
 )
+from ...compression.models.errors import CheckpointError, ModelError
 from .known_models import KNOWN_MODELS, find_licence
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def verify_checkpoint(
     try:
         for finding in _inspect_checkpoint(source, subfolder, base, hub or HuggingFace()):
             findings.append(finding)  # noqa: PERF402 - keeps the findings before an error
-    except ClaraError as error:
+    except ModelError as error:
         findings.append(CheckpointFinding("checkpoint", str(error), is_ok=False))
     except ModuleNotFoundError as error:
         findings.append(CheckpointFinding("checkpoint", f"{_MISSING_EXTRA}: {error}", is_ok=False))

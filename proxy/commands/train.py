@@ -120,25 +120,25 @@ def train(
 
 
 def _run(job: "StageJob", plan: "TrainingPlan", out: Path) -> None:
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from ...compression.clara.train.run_stage import train_stage  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
 
     try:
         with _ProgressBar(plan.steps) as bar:
             folder = train_stage(job, plan, out, bar)
-    except (ClaraError, OSError) as error:
+    except (ModelError, OSError) as error:
         exit_with_error(str(error), 1)
     typer.echo(f"Checkpoint: {folder}")
 
 
 def _data_from_trajectories(runs: Path, out: Path | None) -> Path | None:
     """Make training lines from recorded runs, print their number, and write them if `out` is set."""
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from ...compression.clara.train import from_trajectories  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
 
     try:
         records = list(from_trajectories.read_records(runs))
-    except (ClaraError, OSError) as error:
+    except (ModelError, OSError) as error:
         exit_with_error(str(error), 1)
     typer.echo(f"{runs}: {len(records)} training lines")
     return None if out is None else _write_data(records, out)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from ...compression.clara.async_engine import ClaraBackend
-from ...compression.clara.exceptions import ClaraError
+from ...compression.models.errors import ModelError
 from ..http.upstream import Upstream
 from ..protocols.api_errors import ApiError, describe_error
 from ..protocols.json_types import is_object
@@ -133,7 +133,7 @@ async def read_memories(
     started = perf_counter()
     try:
         reply = await clara.answer(documents, question, MAX_ANSWER_TOKENS, seconds)
-    except ClaraError as error:
+    except ModelError as error:
         return ReaderAnswer("", perf_counter() - started, str(error)), 0
     return ReaderAnswer(reply.text, perf_counter() - started), reply.memory_tokens
 

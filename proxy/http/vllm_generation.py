@@ -56,7 +56,7 @@ class Generation:
     def build_body(self, adapter: str, max_positions: int | None) -> bytes | None:
         """Return the JSON of the next request; None without room for another token, at the end of the answer.
 
-        It encodes megabytes, so call it in a thread. Raises `ClaraError` if the prompt is too large.
+        It encodes megabytes, so call it in a thread. Raises `ModelError` if the prompt is too large.
         """
         # The whole banned answer is needed to recognise it, even if fewer tokens are wanted.
         room = max(self._limit, len(self._banned), 1) - len(self.tokens)

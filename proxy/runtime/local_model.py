@@ -9,14 +9,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...compression.clara import checkpoint_config, locate, memory_estimate, resources
+from ...compression.clara import checkpoint_config, locate, memory_estimate
 from ...compression.clara.async_engine import ClaraBackend, LocalClara, LocalModelConfig
 from ...compression.clara.checkpoint_config import Quantization
 from ...compression.clara.decoder_config import read_decoder_config
-from ...compression.clara.exceptions import CheckpointError, ClaraError, NotDownloadedError
 from ...compression.clara.locate import BUNDLED_MODELS, NANO_NAME, HubAccess
-from ...compression.clara.processor import prefers_bfloat16
-from ...compression.worker import WorkerLimits
+from ...compression.models import resources
+from ...compression.models.errors import CheckpointError, ModelError, NotDownloadedError
+from ...compression.models.processor import prefers_bfloat16
+from ...compression.models.worker import WorkerLimits
 from ...config.setting_types import split_urls
 from ...config.settings import Settings
 from ..http.remote_clara import RemoteClara
@@ -57,7 +58,7 @@ def can_paraphrase(settings: Settings) -> bool:
             model, settings.subfolder, _hub_access(settings)._replace(may_download=False)
         )
         return checkpoint_config.read_checkpoint_config(folder).can_paraphrase
-    except (ClaraError, ImportError):  # the model is checked elsewhere
+    except (ModelError, ImportError):  # the model is checked elsewhere
         return True
 
 
@@ -109,12 +110,11 @@ def _describe_unfit_files(model: str, settings: Settings) -> str:
 def _describe_missing_device(settings: Settings) -> str:
     if settings.backend not in ("cuda", "mps"):
         return ""
-    from ...compression.clara.loading import resolve_placement  # noqa: PLC0415 - loads torch
-    from ...compression.clara.model_source import Placement  # noqa: PLC0415
+    from ...compression.models.placement import resolve_device  # noqa: PLC0415 - loads torch
 
     try:
-        resolve_placement(Placement(settings.backend))
-    except ClaraError as error:
+        resolve_device(settings.backend)
+    except ModelError as error:
         return f"{error} (CLARA_BACKEND)"
     return ""
 

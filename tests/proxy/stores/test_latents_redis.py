@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 from redis import Redis as Client
 
 from clara_proxy.compression.clara.async_engine import LocalClara, LocalModelConfig
-from clara_proxy.compression.worker import WorkerLimits
+from clara_proxy.compression.models.worker import WorkerLimits
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.runtime import local_model
 from clara_proxy.proxy.stores.latents_redis import KEY_PREFIX, RedisLatents
