@@ -17,6 +17,7 @@ from .exchange import RawHeaders
 
 MAX_HEADER_BYTES = 2**16  # bytes of one response header; the client may set a lower limit
 _BODILESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding"})  # the body is sent as a whole
 _READ_BYTES = 2**16
 
 
@@ -120,7 +121,7 @@ def _build_head(method: str, target: URL, headers: Sequence[tuple[str, str]], bo
         ValueError: a header contains a line end or a NUL.
     """
     lines = [f"{method} {target.raw_path_qs} HTTP/1.1", f"Host: {target.host_port_subcomponent}"]
-    lines += [f"{name}: {value}" for name, value in headers]
+    lines += [f"{name}: {value}" for name, value in headers if name.lower() not in _OWN_HEADERS]
     if body or method not in _BODILESS_METHODS:
         lines.append(f"Content-Length: {len(body or b'')}")
     text = "\r\n".join(lines)
