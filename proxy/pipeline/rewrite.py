@@ -101,8 +101,7 @@ class BodyRewriter:
             expand_tool = None
         work = context.body_work or offload.measure_work(original_body)
         request = _Request(context, original_body, body, owner_id, expand_tool, additions, work)
-        conversation = await offload.run_for(work, self._adapter.read_conversation, body)
-        if conversation is None:
+        if (conversation := await offload.run_for(work, self._adapter.read_conversation, body)) is None:
             context.skip_counts = {"unknown-shape": 1}
         elif context.options.bypass:
             context.skip_counts, context.is_estimated = {"bypass": 1}, True
@@ -206,8 +205,9 @@ class BodyRewriter:
 
     def _read_elements(self, request: _Request, options: CompressionOptions) -> Elements:
         """Return the elements of a request, with its compression options in their keys."""
-        scope = (self._adapter.name, request.context.mode, *options.scope)
-        return read_elements(request.body.get(self._adapter.elements_key), request.owner_id, scope)
+        context, elements = request.context, request.body.get(self._adapter.elements_key)
+        scope = (self._adapter.name, context.mode, *options.scope)
+        return read_elements(elements, request.owner_id, scope, context.element_texts)
 
     def _may_change(self, request: _Request, max_tokens: int, rules: Rules) -> bool:
         """Return False if no passage can change, because the largest text has `max_tokens` tokens.
