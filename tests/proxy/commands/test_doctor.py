@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clara_proxy.config.extras import describe_install
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands import doctor, serve
 from clara_proxy.proxy.commands.doctor import Check
@@ -200,4 +201,4 @@ def test_configured_model_is_verified(
     monkeypatch.setattr(local_model, "find_spec", absent)
     checks = run_checks(upstream, tmp_path, model="apple/CLaRa-7B-Instruct")
     assert list_failed(checks) == ["CLaRa"]
-    assert "clara-proxy[clara]" in checks["CLaRa"].result
+    assert describe_install("clara") in checks["CLaRa"].result
