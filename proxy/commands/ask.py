@@ -57,7 +57,7 @@ def ask(
     try:
         hits = asyncio.run(_find_passages(settings, key, store, question, limit))
     except MemoryNotFoundError as error:
-        exit_with_error(str(error), 1)
+        exit_with_error(f"{error}; {vector_stores.NOT_FOUND_REMEDY}", 1)
     if passages or not hits:
         vector_stores.print_passages(hits, as_json=as_json)
         raise typer.Exit(0 if hits else 1)

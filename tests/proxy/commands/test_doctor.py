@@ -69,6 +69,7 @@ def test_command_prints_results_and_remedies(upstream: FaultyUpstream, tmp_path:
             "redirects are not followed",
         ),
         (http_response(b"{}", status="503 Later"), "operator"),
+        (http_response(b"{}", status="508 Loop Detected"), "CLARA_UPSTREAM_BASE_URL to the provider's address"),
     ],
 )
 def test_wrong_upstream_is_not_reported_as_a_wrong_key(
