@@ -130,9 +130,10 @@ def _run_server(
         else:
             server.serve(settings, socket_path=uds, opens_dashboard=opens_dashboard)
     except server.UnprotectedAddressError:
+        openness = "CLARA_REQUIRE_KEYS=false and CLARA_OPEN=true" if settings.require_keys else "CLARA_OPEN=true"
         exit_with_error(
             f"other machines can reach {settings.host}, and there are no API keys. Create one with "
-            "`clara-proxy keys create NAME`, listen on 127.0.0.1, or set CLARA_OPEN=true to accept every client",
+            f"`clara-proxy keys create NAME`, listen on 127.0.0.1, or set {openness} to accept every client",
             1,
         )
     except KeyStoreError as error:
