@@ -61,7 +61,7 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
         max_batch_positions=8192 if device.type == "cuda" else 2048,
     )
     fingerprint = _compute_fingerprint(checkpoint, model, (quantization, tokenizer.revision))
-    return LoadedModel(model, tokenizer, config, fingerprint)
+    return LoadedModel(model, tokenizer, config, fingerprint, files.load_abstention_head(source))
 
 
 def _make_base_key(folder: Path, device: torch.device, dtype: torch.dtype, weight_format: WeightFormat | None) -> str:
