@@ -65,9 +65,9 @@ class RequestContext:
     """The state of a request so far. Sizes are in tokens, times in seconds; `body_work` is in bytes (see `offload`).
 
     `element_texts` are the JSON texts of the messages or items, if they are known. `alias_of` is the model behind a
-    name from the operator's configuration. `is_late` is True if time ran out for this
-    request, and not only for one of its passages in an earlier request. `round_usages` holds the total usage before
-    each further round of the expand tool, `hidden_call_tokens` the tokens of the hidden calls in the last reply,
+    name from the operator's configuration. `is_late` is True if time ran out for this request, and not only for one of
+    its passages in an earlier request; `is_too_long` if more time would not help. `round_usages` holds the total usage
+    before each further round of the expand tool, `hidden_call_tokens` the tokens of the hidden calls in the last reply,
     `store_tokens` those of the passages that a vector store adds.
     `cache_result` is `hit`, `semantic` or `miss` if the request may use the response cache, and `cached_bill` that of
     a hit. `settlement` is set for a key with a budget, `received_text` as soon as its reply may end without a usage.
@@ -93,6 +93,7 @@ class RequestContext:
     potential_saved_tokens: int | None = None
     is_estimated: bool = False
     is_late: bool = False
+    is_too_long: bool = False
     passages: tuple[Passage, ...] = ()
     skip_counts: dict[str, int] = field(default_factory=dict[str, int])
     compressor_seconds: float = 0.0

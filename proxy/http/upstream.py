@@ -6,6 +6,7 @@ system's certificate authorities, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`
 """
 
 import io
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -30,6 +31,7 @@ _MIN_IDLE_SECONDS = 1.0  # servers close a connection after at least this time w
 _MAX_STALE_SECONDS = 1.0  # a closed connection is noticed within this time
 _DECODED_BY_AIOHTTP = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
 VIA_NAME = f"clara-{urandom(6).hex()}"  # names this process in the header `via`, so that it recognises its own requests
+_PLAIN_HTTP_REASONS = frozenset({"HTTP_REQUEST", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"})  # of OpenSSL
 _VIA_HEADER = ("via", f"1.1 {VIA_NAME}")
 _SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
@@ -256,4 +258,6 @@ def _describe_unreachable(
             return f"the upstream's certificate is not trusted: {reason} (set SSL_CERT_FILE to add an authority)"
         case aiohttp.ClientConnectorError():
             host = "proxy" if isinstance(error, aiohttp.ClientProxyConnectionError) else "upstream"
+            if isinstance(error.os_error, ssl.SSLError) and error.os_error.reason in _PLAIN_HTTP_REASONS:
+                return f"the {host} does not speak TLS on this port; its address may need http:// instead of https://"
             return f"cannot connect to the {host}: {error.os_error.strerror or type(error.os_error).__name__}"

@@ -18,6 +18,7 @@ import orjson
 from sqlalchemy import delete, func, make_url, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from ...config.extras import describe_install
 from . import ledger_totals
 from .crash_loss import RowCounter, find_crashed_runs
 from .ledger_dialect import SECONDS_PER_DAY, Dialect
@@ -362,7 +363,7 @@ def select_dialect(url: str) -> Dialect:
     try:
         from .ledger_postgres import PostgresDialect  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ValueError("a ledger in postgresql needs the extra: pip install 'clara-proxy[postgres]'") from error
+        raise ValueError(f"a ledger in postgresql needs the extra: {describe_install('postgres')}") from error
     return PostgresDialect(location)
 
 
