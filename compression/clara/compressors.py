@@ -15,6 +15,7 @@ from .. import grounding
 from ..compressor import CompressedPassage, Gap, ModelUsage, Task
 from ..models.cost import ModelCost
 from ..models.model_compression import (
+    NOT_IN_MEMORY,
     FindCompressor,
     extract_instead,
     find_headings,
@@ -25,7 +26,7 @@ from ..models.model_compression import (
 from .jobs import ModelJob
 
 if TYPE_CHECKING:
-    from .clara import Reply
+    from .replies import Reply
 
 _SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*(?=\s)|[\n\u3002\uff01\uff1f]")
 _NUMBER = re.compile(r"\d+")
@@ -71,6 +72,8 @@ class AnswerCompressor:
             return extract_instead(extractor, task)
         job = ModelJob("generate", documents, task.question, max_new_tokens=self._max_new_tokens)
         reply, usage = _run_job(self._worker, job, self._timeout)
+        if getattr(reply, "not_in_memory", False):  # other queues may return replies without this field
+            return extract_instead(extractor, task, usage, NOT_IN_MEMORY)
         answer = _grounded_text(reply, task.text)
         evidence = None
         if answer:

@@ -1,8 +1,10 @@
-"""Jobs for the worker. Importing this module does not load torch."""
+"""Jobs for the worker, and their answers. Importing this module does not load torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from ..compressor import ModelUsage
 
 if TYPE_CHECKING:
     from .latents import Latents
@@ -40,3 +42,27 @@ class ModelJob:
             return sum(map(len, self.documents)) if isinstance(self.documents, Sequence) else 0
         except TypeError:  # the job itself will fail
             return 0
+
+
+class ClaraAnswer(NamedTuple):
+    """CLaRa's answer and its size in tokens.
+
+    `document_tokens` are those of all documents. `memory_tokens` of the prompt's `prompt_tokens` stand for
+    `text_tokens` of text. `left_out` counts the documents without a memory in the prompt, `cut` those that were read in
+    part. `usage` includes the compression of the documents; `tokens` are the ids of the text.
+    With `not_in_memory`, the checkpoint's abstention head says that the memories do not hold the answer; the text is
+    empty.
+    """
+
+    text: str
+    finish: str
+    document_tokens: int
+    text_tokens: int
+    memory_tokens: int
+    prompt_tokens: int
+    completion_tokens: int
+    left_out: int
+    cut: int
+    usage: ModelUsage
+    tokens: tuple[int, ...] = ()
+    not_in_memory: bool = False

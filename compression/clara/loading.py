@@ -65,7 +65,7 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     fingerprint = _compute_fingerprint(checkpoint, model, (format_name, tokenizer.revision))
     if checkpoint.maps_matrices and model.embed.data_ptr() == checkpoint.embed.data_ptr():
         resources.release_mapped_pages(model.embed.data_ptr(), model.embed.nbytes)  # only the fingerprint read it all
-    return LoadedModel(model, tokenizer, config, fingerprint)
+    return LoadedModel(model, tokenizer, config, fingerprint, files.load_abstention_head(source))
 
 
 def _make_base_key(folder: Path, device: torch.device, dtype: torch.dtype, weight_format: WeightFormat | None) -> str:

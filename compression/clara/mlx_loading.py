@@ -53,7 +53,8 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     evaluate(embed, head, [list(pair) for adapter in adapters.values() for layer in adapter for pair in layer.values()])
     model = MlxModel(base, embed, head, adapters)
     formats = (dtype_name, weight_format, files.tokenizer.revision)
-    return LoadedModel(model, files.tokenizer, files.config, _compute_fingerprint(files, checkpoint, formats))
+    fingerprint = _compute_fingerprint(files, checkpoint, formats)
+    return LoadedModel(model, files.tokenizer, files.config, fingerprint, files.load_abstention_head(source))
 
 
 def _choose_dtype(name: str) -> mx.Dtype:

@@ -10,7 +10,7 @@ V vocabulary.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +57,13 @@ class ClaraModel:
     def uses_accelerator(self) -> bool:
         """Return True if the model runs on a device other than the CPU."""
         return self.base.device.type != "cpu"
+
+    def truncate(self, depth: int) -> "ClaraModel":
+        """Return the first `depth` layers: `prefill` then returns the normalised states [B, H] instead of logits."""
+        base = replace(self.base, layers=self.base.layers[:depth])
+        identity = torch.eye(base.config.hidden_size, dtype=base.dtype, device=base.device)
+        adapters = {name: adapter[:depth] for name, adapter in self.adapters.items()}
+        return replace(self, base=base, head=identity, adapters=adapters)
 
     def encode(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Tensor:
         """Return the last hidden states [rows, M, H] at each row's last `memories` ids, in the order of `rows`."""

@@ -16,6 +16,7 @@ from .cost import ModelCost
 from .errors import DeadlineError, ModelError
 
 FindCompressor = Callable[[str], Compressor]
+NOT_IN_MEMORY = "not-in-memory"  # the reason to extract: the model says that its memories do not hold the answer
 # The engine, as the ledger names it, of each mode whose compressor asks a model.
 MODEL_ENGINES: Mapping[str, str] = {"answer": "clara", "summary": "clara", "prune": "pruner"}
 

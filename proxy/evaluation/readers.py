@@ -129,7 +129,10 @@ class ClaraReader:
 async def read_memories(
     clara: ClaraBackend, documents: Sequence[str], question: str, seconds: float
 ) -> tuple[ReaderAnswer, int]:
-    """Return CLaRa's answer from the memories of documents, and its memory tokens; `seconds` is the timeout."""
+    """Return CLaRa's answer from the memories of documents, and its memory tokens; `seconds` is the timeout.
+
+    The answer is empty if the model says that it is not in memory.
+    """
     started = perf_counter()
     try:
         reply = await clara.answer(documents, question, MAX_ANSWER_TOKENS, seconds)

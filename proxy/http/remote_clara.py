@@ -17,8 +17,8 @@ from typing import Any, cast
 
 import aiohttp
 
-from ...compression.clara.async_engine import ClaraAnswer, LocalModelConfig
-from ...compression.clara.jobs import ModelJob
+from ...compression.clara.async_engine import LocalModelConfig
+from ...compression.clara.jobs import ClaraAnswer, ModelJob
 from ...compression.compressor import ModelUsage
 from ...compression.models.cost import ModelCost
 from ...compression.models.errors import DeadlineError, ModelError, QueueFullError
@@ -295,7 +295,7 @@ def _resolve(request: _RemoteJob, result: dict[str, Any]) -> None:
         return
     usage = ModelUsage(*result["usage"])
     fields: dict[str, Any] = {**result, "tokens": tuple(result["tokens"]), "usage": usage}
-    answer = ClaraAnswer(**fields)
+    answer = ClaraAnswer(**{name: fields[name] for name in fields.keys() & set(ClaraAnswer._fields)})
     if request.counts_cut:
         answer = answer._replace(left_out=answer.left_out + answer.cut)
     request.cost.tokens += usage.tokens

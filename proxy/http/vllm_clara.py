@@ -143,8 +143,7 @@ class VllmWorker(Worker):
             async with asyncio.timeout(deadline - time.monotonic()):
                 await self._decoders.decode(generation)
             reply = generation.build_reply()
-            # An abstention is not decoded: it costs no tokens.
-            cost.tokens += reply.prompt_tokens + len(reply.tokens) if generation.is_decoded else 0
+            cost.tokens += generation.prompt.prompt.count_tokens(len(reply.tokens))
             with suppress(InvalidStateError):
                 answer.set_result(reply)
         except TimeoutError:

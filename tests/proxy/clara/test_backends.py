@@ -22,10 +22,10 @@ import pytest_asyncio
 pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 from clara_proxy.benchmarks.vllm_server import run_vllm
-from clara_proxy.compression.clara.async_engine import ClaraAnswer, ClaraBackend, LocalClara, LocalModelConfig
+from clara_proxy.compression.clara.async_engine import ClaraBackend, LocalClara, LocalModelConfig
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.exceptions import UnknownRateError
-from clara_proxy.compression.clara.jobs import ModelJob
+from clara_proxy.compression.clara.jobs import ClaraAnswer, ModelJob
 from clara_proxy.compression.clara.model_source import ModelSource
 from clara_proxy.compression.models.errors import DeadlineError, ModelError
 from clara_proxy.compression.models.worker import WorkerLimits

@@ -17,12 +17,12 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 import torch
 
 from clara_proxy.compression.clara import embedded_prompt
-from clara_proxy.compression.clara.async_engine import ClaraAnswer, LocalModelConfig
+from clara_proxy.compression.clara.async_engine import LocalModelConfig
 from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER
 from clara_proxy.compression.clara.clara import Clara, PreparedPrompt
 from clara_proxy.compression.clara.decoding import GeneratedRow
 from clara_proxy.compression.clara.embedded_prompt import EmbeddedPrompt
-from clara_proxy.compression.clara.jobs import ModelJob
+from clara_proxy.compression.clara.jobs import ClaraAnswer, ModelJob
 from clara_proxy.compression.models.errors import DeadlineError, ModelError
 from clara_proxy.compression.models.worker import WorkerLimits
 from clara_proxy.config.settings import Settings
