@@ -1,6 +1,6 @@
 """Reads tensors from safetensors files without holding Python's interpreter lock.
 
-`safe_open` holds it while it reads a tensor, which takes 0.1 s for a large one: so long, a proxy would answer nobody.
+`safe_open` holds it while it reads a tensor. That takes 0.1 s for a large one, and delays every request of a proxy.
 """
 
 import json
