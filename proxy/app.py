@@ -41,6 +41,8 @@ from .protocols.api_errors import ApiError
 from .protocols.protocol import ProtocolAdapter
 from .runtime.services import open_services
 
+_HTTP_ERROR_CODES = {404: "not_found", 405: "method_not_allowed"}
+
 ADAPTERS: Mapping[str, ProtocolAdapter] = {
     "/v1/chat/completions": chat.ADAPTER,
     "/v1/responses": responses.ADAPTER,
@@ -166,6 +168,6 @@ async def _handle_http_error(request: Request, error: Exception) -> Response:
         )
         message = f"there is no endpoint {request.url.path}; set {variable}"
         status = 400 if is_anthropic else 404  # Claude Code shows no text of a 404
-    api_error = ApiError(status, message)
+    api_error = ApiError(status, message, code=_HTTP_ERROR_CODES.get(error.status_code))
     body = messages.ADAPTER.encode_error(api_error) if is_anthropic else api_error.encode()
     return Response(body, status, media_type="application/json")

@@ -15,6 +15,7 @@ from sqlalchemy import Column, Double, Index, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ...config.extras import describe_install
 from .cached_responses import DELETED_SHARE, CachedResponse, ResponseStorage, ResponseStore
 from .encryption import Encryption
 from .ledger import select_dialect
@@ -145,7 +146,7 @@ class RedisResponseStore:
             from redis.asyncio import Redis  # noqa: PLC0415 - an extra
             from redis.exceptions import RedisError  # noqa: PLC0415
         except ImportError as error:
-            raise OriginalsError("Redis needs the extra: pip install 'clara-proxy[redis]'") from error
+            raise OriginalsError(f"Redis needs the extra: {describe_install('redis')}") from error
         self._error_types = (RedisError, OSError, TimeoutError, ValueError)
         limits = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
         self._client: Any = cast("Any", Redis).from_url(url, **limits)  # redis-py is hardly typed
