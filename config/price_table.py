@@ -90,8 +90,8 @@ class PriceTable:
 
     def _index_entries(self, indent: int) -> int:
         """Find the line of each model, behind at most `indent` spaces, and return the number of models."""
-        start = re.compile(rb'^ {0,%d}"((?:[^"\\]|\\.)+)": \{$' % indent, re.MULTILINE)
-        self._end = re.compile(rb"^ {0,%d}\}" % indent, re.MULTILINE)
+        start = re.compile(rb'\n {0,%d}"((?:[^"\\]|\\.)+)": \{(?=\n)' % indent)
+        self._end = re.compile(rb"\n {0,%d}\}" % indent)
         self._offsets = {_decode_name(match[1]): match.end() - 1 for match in start.finditer(self._text)}
         return len(self._offsets)
 
