@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
 
 from ...compression import embeddings, registry
 from ...compression.clara.async_engine import ClaraBackend
