@@ -24,6 +24,8 @@ from .protocols import messages
 from .protocols.api_errors import ApiError
 from .runtime.services import Services
 
+_HTTP_ERROR_CODES = {404: "not_found", 405: "method_not_allowed"}
+
 
 class Api(FastAPI):
     """FastAPI with the proxy's own OpenAPI document."""
@@ -87,6 +89,6 @@ async def _handle_http_error(request: Request, error: Exception) -> Response:
         )
         message = f"there is no endpoint {request.url.path}; set {variable}"
         status = 400 if is_anthropic else 404  # Claude Code shows no text of a 404
-    api_error = ApiError(status, message)
+    api_error = ApiError(status, message, code=_HTTP_ERROR_CODES.get(error.status_code))
     body = messages.ADAPTER.encode_error(api_error) if is_anthropic else api_error.encode()
     return Response(body, status, media_type="application/json")

@@ -17,7 +17,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from clara_proxy.compression.clara.async_engine import LocalClara, LocalModelConfig
-from clara_proxy.compression.worker import WorkerLimits
+from clara_proxy.compression.models.worker import WorkerLimits
 from clara_proxy.config.setting_types import Mode
 from clara_proxy.config.settings import ENV_PREFIX, Settings
 from clara_proxy.proxy.stores.ledger import Ledger
@@ -184,6 +184,22 @@ def test_compose_mounts_existing_files() -> None:
     for name in sources:
         assert (DEPLOY / name).exists() if name.startswith(".") else name in volumes, name
     assert set(volumes) <= set(sources)
+
+
+DATA_FOLDERS = {  # where the program of an image writes; with a read-only root, each needs a volume
+    "grafana": "/var/lib/grafana",
+    "postgres": "/var/lib/postgresql/data",
+    "prometheus": "/prometheus",
+    "proxy": "/data",
+    "redis": "/data",
+}
+
+
+def test_compose_has_a_volume_where_each_service_writes() -> None:
+    services = load_services()
+    for name, folder in DATA_FOLDERS.items():
+        assert any(volume.split(":")[1] == folder for volume in services[name]["volumes"]), name
+    assert "--appendonly" in services["redis"]["command"]  # else the volume stays empty, and a restart loses originals
 
 
 @pytest.mark.parametrize(

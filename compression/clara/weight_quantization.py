@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...config.extras import describe_install
+from ..models.errors import CheckpointError
 from .checkpoint_config import WeightFormat
-from .exceptions import CheckpointError
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -96,5 +97,5 @@ def _import_bitsandbytes() -> Any:
     try:
         import bitsandbytes  # noqa: PLC0415 - slow, and only needed here  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
-        raise CheckpointError("quantization int4 needs bitsandbytes: pip install 'clara-proxy[quantized]'") from error
+        raise CheckpointError(f"quantization int4 needs bitsandbytes: {describe_install('quantized')}") from error
     return bitsandbytes

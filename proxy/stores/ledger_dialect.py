@@ -31,6 +31,14 @@ class PassageColumns(NamedTuple):
     after: Expression
 
 
+class NewRowPassages(NamedTuple):
+    """New rows as a source to join, the expression for their `id`, and that for the JSON text `passages`."""
+
+    source: FromClause
+    id: Expression
+    passages: Expression
+
+
 class Dialect(Protocol):
     """One kind of database; `error_types` are the exceptions that it may raise."""
 
@@ -64,6 +72,11 @@ class Dialect(Protocol):
     @property
     def new_row_filter(self) -> ColumnElement[bool]:
         """The condition that the id of a row is in the only parameter (see `encode_ids`)."""
+        ...
+
+    @property
+    def new_row_passages(self) -> NewRowPassages:
+        """The ids and passages of new rows in the only parameter: a JSON list of objects (see `NewRowPassages`)."""
         ...
 
     @property

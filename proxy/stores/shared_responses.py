@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from sqlalchemy import Column, Double, Index, LargeBinary, MetaData, Table, Text, delete, func, select
 
+from ...config.extras import describe_install
 from .async_engine import AsyncEngine
 from .cached_responses import DELETED_SHARE, CachedResponse, ResponseStorage, ResponseStore
 from .encryption import Encryption
@@ -146,7 +147,7 @@ class RedisResponseStore:
             from redis.asyncio import Redis  # noqa: PLC0415 - an extra
             from redis.exceptions import RedisError  # noqa: PLC0415
         except ImportError as error:
-            raise OriginalsError("Redis needs the extra: pip install 'clara-proxy[redis]'") from error
+            raise OriginalsError(f"Redis needs the extra: {describe_install('redis')}") from error
         self._error_types = (RedisError, OSError, TimeoutError, ValueError)
         limits = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
         self._client: Any = cast("Any", Redis).from_url(url, **limits)  # redis-py is hardly typed

@@ -24,7 +24,7 @@ MAX_NAMES = 30  # words of the question that may be keys
 _FIELD = re.compile(
     r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?([-+]?\d[\d.,]{0,20}[kKMGT]?)"
 )
-_NUMBER = re.compile(r"(?<![\w.])\d{1,15}(?:\.\d{1,9})?(?![\w.])")
+_NUMBER = re.compile(r"\d(?<![\w.]\d)\d{0,14}(?:\.\d{1,9})?(?![\w.])")  # begins with a set, which is searched fast
 _NAME = re.compile(r"[\w@][\w@+.-]*[\w+]")
 
 
