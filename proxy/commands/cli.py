@@ -5,6 +5,7 @@ Every command reads the same settings; its options take precedence. The commands
 """
 
 import asyncio
+import gc
 import socket
 import sys
 import zipfile
@@ -119,6 +120,7 @@ def serve(
 def _run_server(
     settings: Settings, uds: Path | None = None, *, opens_dashboard: bool = False, reload: bool = False
 ) -> None:
+    gc.disable()  # what is loaded until the start stays in memory; the server enables it
     from ..stores.api_keys import KeyStoreError  # noqa: PLC0415
     from . import serve as server  # noqa: PLC0415
 

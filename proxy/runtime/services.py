@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
 
 from ...compression import embeddings, registry
 from ...compression.clara.async_engine import ClaraBackend
@@ -82,7 +82,7 @@ class Services:
 async def open_services(settings: Settings) -> AsyncGenerator[Services]:
     """Open all services for these settings; leaving the block closes them and writes all pending ledger rows.
 
-    Vocabularies, compressors and prices load in a thread while the stores open, and are ready when the block begins.
+    Vocabularies, compressors and prices load in a thread first, and are ready when the block begins.
 
     Raises:
         StartupError: a service cannot be opened, or the mode of the settings is unavailable.
@@ -92,8 +92,9 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         if problem := await asyncio.to_thread(describe_problem, settings):
             raise StartupError(problem)
     async with AsyncExitStack() as stack:
-        loading = asyncio.create_task(_preload({model.litellm for model in settings.models}))
-        stack.push_async_callback(_cancel_task, loading)
+        # Before the stores open: a thread beside it would allocate among the vocabulary's temporary objects and keep
+        # 16 MB of them from being returned.
+        is_loaded = await _preload({model.litellm for model in settings.models})
         ledger, keyring = await _open_ledger(settings, folder, stack)
         originals = await _open_originals(settings, folder, stack)
         contents = ContentStore(originals) if settings.keep_content == "passages" else None
@@ -112,7 +113,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         stack.push_async_callback(providers.close)
         shadows = ShadowChecks(settings.shadow_rate, ledger.write)
         stack.push_async_callback(shadows.close)
-        if await loading:
+        if is_loaded:
             await _preload(await _list_recent_models(ledger))
         metrics = await stack.enter_async_context(observers.attach_observers(settings, ledger, clara))
         metrics.read_store_states = lambda: health.store_states
@@ -205,11 +206,6 @@ async def _preload(models: set[str]) -> bool:
         )
         return False
     return True
-
-
-async def _cancel_task(task: asyncio.Task[bool]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _list_recent_models(ledger: Ledger) -> set[str]:

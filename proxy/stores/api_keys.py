@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, MetaData, Table, Text, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from .async_engine import AsyncConnection, AsyncEngine
 from .errors import describe
 from .ledger import select_dialect
 from .ledger_dialect import Dialect

@@ -16,10 +16,10 @@ from typing import Self
 
 import orjson
 from sqlalchemy import delete, func, make_url, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ...config.extras import describe_install
 from . import ledger_totals
+from .async_engine import AsyncConnection, AsyncEngine
 from .crash_loss import RowCounter, find_crashed_runs
 from .ledger_dialect import SECONDS_PER_DAY, Dialect
 from .ledger_row import Row

@@ -5,19 +5,21 @@ and add a branch to `ledger.select_dialect`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from sqlalchemy import ColumnElement, FromClause
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from .async_engine import AsyncConnection, AsyncEngine
 from .ledger_row import Row
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
 
 SECONDS_PER_DAY = 86_400
 COLUMN_NAMES = ", ".join(f'"{name}"' for name in Row._fields)
 
 Expression = ColumnElement[Any]
-Upsert = sqlite.Insert | postgresql.Insert
+Upsert: TypeAlias = "sqlite.Insert | postgresql.Insert"
 
 
 class PassageColumns(NamedTuple):

@@ -20,8 +20,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from .async_engine import AsyncConnection, AsyncEngine, create_async_engine
 from .ledger_dialect import COLUMN_NAMES, SECONDS_PER_DAY, Expression, NewRowPassages, PassageColumns, Upsert
 from .ledger_row import Row
 from .ledger_schema import LEDGER_TABLE

@@ -24,8 +24,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from .async_engine import AsyncConnection, AsyncEngine, create_async_engine
 from .ledger_dialect import COLUMN_NAMES, SECONDS_PER_DAY, Expression, NewRowPassages, PassageColumns, Upsert
 from .ledger_row import Row
 from .ledger_schema import LEDGER_TABLE
