@@ -19,9 +19,11 @@ MAX_NAME_CHARACTERS = 60
 MIN_WORD_COLUMNS = 4  # separated by single blanks
 MAX_RECORD_LINES = 50  # of a record with line ends in quoted cells
 
-_RULE_LINE = re.compile(r"[ \t]*(?=[^\n]{0,400}-{2})[|+][-=+:| \t]*$|[ \t]*-{2,}(?:[-+| \t:]*-)?[ \t]*$")
+_RULE_LINE = re.compile(
+    r"[ \t]*(?=[^\n]{0,400}-{2})[|+][-=+:| \t]*$|[ \t]*-{2,}(?:[-+| \t:]*-)?[ \t]*$|[ \t]*={3,}(?: +={3,})+[ \t]*$"
+)
 _COLUMN_NAME = re.compile(r"[^\W\d]|[#%]|\d+[KMG]|$")
-_NOT_COLUMN_NAME = re.compile(r"\d:\d\d|[{}=<>;]|\w\(")
+_NOT_COLUMN_NAME = re.compile(r"\d:\d\d|[{}=<>;]|\w\((?![a-z%/]{1,12}\)$)")  # `MEMORY(bytes)` is one
 _CAPITAL_HEADER = re.compile(r"[A-Z][A-Z0-9_%/()#:.-]*(?: [A-Z][A-Z0-9_%/()#:.-]*)*(?:\s{2,}|\t|$)")
 _WORD_NAME = re.compile(r"[A-Z%#\d][\w%#+/().:-]*$")
 _NUMBERS = re.compile(r"[-\d.,:%+kKMGTiB ]+")
@@ -44,6 +46,8 @@ class TableWeights(OutlierWeights):
     max_empty_share: float = weight(0.1, "empty cells of a column that are outliers, at most", "share of cells")
     edge_bonus: float = weight(0.2, "one of the first rows, or the last")
     asked_bonus: float = weight(1.0, "a row with the greatest, the least or the empty cell asked for")
+    named_bonus: float = weight(1.0, "one of a few rows with a cell that the question names")
+    max_kinds: int = weight(12, "combinations of values of which the first row is shown, at most", "combinations")
     asked_rows: int = weight(5, "greatest or least rows with this bonus", "rows")
     shown_rows: int = weight(3, "first rows with this bonus", "rows")
 
@@ -113,14 +117,15 @@ def parse_table(text: str, weights: TableWeights) -> ParsedTable | None:
 
 
 def _find_rule_lines(text: str, spans: Sequence[Span]) -> Iterator[int]:
-    """Yield the indices of the lines that are rules; every rule contains two adjacent dashes."""
+    """Yield the indices of the lines that are rules; every rule contains two adjacent dashes, or three equals signs."""
     starts = [start for start, _ in spans]
-    start = text.find("--")
-    while start >= 0:
-        index = bisect_right(starts, start) - 1
-        if index >= 0 and _RULE_LINE.match(text, *spans[index]):
-            yield index
-        start = text.find("--", max(start + 1, spans[index][1] if index >= 0 else 0))
+    for mark in ("--", "==="):
+        start = text.find(mark)
+        while start >= 0:
+            index = bisect_right(starts, start) - 1
+            if index >= 0 and _RULE_LINE.match(text, *spans[index]):
+                yield index
+            start = text.find(mark, max(start + 1, spans[index][1] if index >= 0 else 0))
 
 
 def _detect_format(sample: str, weights: TableWeights) -> _TableFormat | None:
@@ -128,7 +133,8 @@ def _detect_format(sample: str, weights: TableWeights) -> _TableFormat | None:
     plain_lines = _split_records(sample, "")[:end]
     quoted_lines = _split_records(sample, ",")[:end] if '"' in sample else plain_lines
     preamble = weights.max_preamble_lines
-    for separator in ("", "\t", ",", ";", "|"):
+    has_tabs = bool(plain_lines) and all("\t" in line for line in plain_lines)
+    for separator in ("\t", "", ",", ";", "|") if has_tabs else ("", "\t", ",", ";", "|"):
         lines = quoted_lines if separator else plain_lines
         if len(lines) <= weights.min_rows or not any(separator in line for line in lines[:preamble]):
             continue
@@ -161,7 +167,8 @@ def _list_undelimited_splits(lines: Sequence[str], preamble: int) -> list[SplitF
     if any(map(_RULE_LINE.match, lines[1 : preamble + 2])):
         has_bars = any("|" in line for line in lines[: preamble + 2])
         return [_split_boxed] if has_bars else [_split_aligned, str.split]
-    splits: list[SplitFunction] = [_split_aligned] if any(map(_CAPITAL_HEADER.match, lines[:preamble])) else []
+    is_aligned = len(_split_aligned(lines[0])) >= MIN_WORD_COLUMNS or any(map(_CAPITAL_HEADER.match, lines[:preamble]))
+    splits: list[SplitFunction] = [_split_aligned] if is_aligned else []
     return [*splits, *_list_word_splits(lines, preamble)]
 
 
@@ -225,7 +232,7 @@ def _is_header(names: Sequence[str]) -> bool:
 
 
 def _compute_row_share(lines: Sequence[str], split_line: SplitFunction, width: int, weights: TableWeights) -> float:
-    matches = [len(split_line(line)) == width for line in lines if "--" not in line or not _RULE_LINE.match(line)]
+    matches = [len(split_line(line)) == width for line in lines if not _RULE_LINE.match(line)]
     return sum(matches) / len(matches) if len(matches) > weights.min_rows else 0.0
 
 

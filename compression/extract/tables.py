@@ -11,7 +11,7 @@ from math import log
 
 from ..compressor import CompressedPassage, Task
 from . import table_parser
-from .core import answer_types, bm25, lines, severity, terms
+from .core import answer_types, bm25, line_values, lines, severity, terms
 from .core.outliers import find_extremes, find_outliers, rank_numbers
 from .core.scoring import score_matches
 from .core.selection import Units, compress_units
@@ -22,6 +22,10 @@ EMPTY_CELLS = frozenset({"", "-", "--", "none", "<none>", "null", "nil", "n/a", 
 
 _ABSENCE = re.compile(
     r"\bun(\w{4,30})|\b(?:without|no|missing|empty|lacks?|lacking|blank)\s+(?:an?\s+)?(\w{2,30})", re.I
+)
+_EMPTY = re.compile(
+    r"\b(?:nobody|no ?one|never|unset|empty|blank|missing|(?:not|n't) (?:been |yet )?(?:set|filled|given|assigned))\b",
+    re.I,
 )
 
 
@@ -52,6 +56,8 @@ class TableCompressor:
             scores[index] += bonus
         for row, bonus in self._iter_asked_rows(table, task.question, query):
             scores[table.rows[row]] += bonus
+        for row in line_values.find_named_lines(text, [table.spans[index] for index in table.rows], query):
+            scores[table.rows[row]] += weights.named_bonus
         for index in {*table.rows[: weights.shown_rows], table.rows[-1]}:
             scores[index] += weights.edge_bonus
         rules = set(table.header_rules.values())
@@ -72,17 +78,18 @@ class TableCompressor:
 
     def _iter_asked_rows(self, table: ParsedTable, question: str, query: bm25.Query) -> Iterator[tuple[int, float]]:
         """Yield the rows with the greatest, the least or the empty cells asked for, with their bonus."""
-        named = [cells for name, cells in zip(table.names, table.columns, strict=True) if bm25.is_named(name, query)]
-        bonus = self.weights.asked_bonus
+        bonus, count = self.weights.asked_bonus, self.weights.asked_rows
         for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True)):
             if pattern.search(question):
-                for cells in named or table.columns:
-                    ranking = rank_numbers(cells, self.weights.asked_rows if named else 1, least=least)
+                for ranking in _rank_asked_columns(table.names, table.columns, question, query, count, least=least):
                     yield from ((row, bonus * (1 + 1 / (1 + rank))) for rank, row in enumerate(ranking))
         stems = [terms.stem((match[1] or match[2]).lower())[:5] for match in _ABSENCE.finditer(question)]
+        asks_for_empty = _EMPTY.search(question) is not None
         for name, cells in zip(table.names, table.columns, strict=True):
-            if any(word.startswith(stem) for word in name.lower().replace("_", " ").split() for stem in stems):
-                yield from ((row, bonus) for row, cell in enumerate(cells) if cell.lower() in EMPTY_CELLS)
+            is_named = any(word.startswith(stem) for word in name.lower().replace("_", " ").split() for stem in stems)
+            if is_named or asks_for_empty:
+                empty = [row for row, cell in enumerate(cells) if cell.lower() in EMPTY_CELLS]
+                yield from ((row, bonus) for row in empty if is_named or 2 * len(empty) <= len(cells))
 
     def _iter_row_bonuses(self, text: str, table: ParsedTable, query: bm25.Query) -> Iterator[tuple[int, float]]:
         """Yield the rows with a remarkable cell, and those unlike most rows, with their bonus."""
@@ -97,6 +104,9 @@ class TableCompressor:
                 scores[row] = max(scores.get(row, 0.0), weights.extreme_bonus)
             for row, score in scores.items():
                 bonuses[row] = max(bonuses.get(row, 0.0), factor * score)
+        for row, frequency in _find_kinds(table.columns, weights):
+            bonus = weights.outlier_bonus / (1.0 + log(frequency)) if frequency else weights.extreme_bonus
+            bonuses[row] = max(bonuses.get(row, 0.0), bonus)
         for row, bonus in bonuses.items():
             yield table.rows[row], bonus
         templates = lines.extract_templates(text, [table.spans[index] for index in table.rows])
@@ -105,6 +115,46 @@ class TableCompressor:
             for index, template in zip(table.rows, templates, strict=True):
                 if frequencies[template] == 1:
                     yield index, weights.outlier_bonus
+
+
+def _rank_asked_columns(
+    names: Sequence[str],
+    columns: Sequence[Sequence[str]],
+    question: str,
+    query: bm25.Query,
+    count: int,
+    *,
+    least: bool,
+) -> list[list[int]]:
+    """Return the rows with the greatest or least numbers of the columns that measure what is asked, or are named.
+
+    Without such columns of numbers, returns one row of each column.
+    """
+    for is_asked in (
+        lambda name: answer_types.is_measure(name, question),
+        lambda name: bm25.is_named(name, query),
+    ):
+        asked = [cells for name, cells in zip(names, columns, strict=True) if is_asked(name)]
+        rankings = [rank_numbers(cells, count, least=least) for cells in asked]
+        if any(rankings):
+            return rankings
+    return [rank_numbers(cells, 1, least=least) for cells in columns]
+
+
+def _find_kinds(columns: Sequence[Sequence[str]], weights: TableWeights) -> Iterator[tuple[int, int]]:
+    """Yield the rows with a rare combination of common values, with its frequency; of others, the first row and 0."""
+    total = len(columns[0])
+    common = [cells for cells in columns if 1 < len(set(cells)) <= max(3, total // 10)]
+    if total < weights.min_values or not common:
+        return
+    kinds = list(zip(*common, strict=True))
+    counts = Counter(kinds)
+    if len(counts) > weights.max_kinds:
+        return
+    first_rows = {kind: row for row, kind in reversed(list(enumerate(kinds)))}
+    rare = {kind for kind, count in counts.items() if count <= max(1, total // 20)}
+    yield from ((row, counts[kind]) for row, kind in enumerate(kinds) if kind in rare)
+    yield from ((row, 0) for kind, row in first_rows.items() if kind not in rare)
 
 
 def _find_empty_cells(cells: Sequence[str], max_share: float) -> list[int]:
