@@ -25,7 +25,7 @@ ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records r
 
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
 _COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
-_STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "truncated")
+_STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "pressure", "truncated")
 _COUNTER = re.compile(
     r"(?<!#)\b(?:exit[ _-]?(?:code|status)|restart(?:s|[ _]?count)|errors?|fail(?:ed|ures?)|unreachable|rejected|"
     r"killed)"
@@ -33,7 +33,8 @@ _COUNTER = re.compile(
     re.IGNORECASE,
 )
 _FAILED_STATE = re.compile(
-    r"[a-z]backoff\b|\b(?:unhealthy|degraded|evicted|oomkilled|not ?ready|truncated)\b", re.IGNORECASE
+    r"[a-z]backoff\b|[a-z]pressure +true\b|\b(?:unhealthy|degraded|evicted|oomkilled|not ?ready|truncated)\b",
+    re.IGNORECASE,
 )
 _HINT = re.compile(r"[ \t]*\([A-Za-z][^\n]*\)\s*$")  # `(use "git add <file>..." to update what will be committed)`
 
@@ -47,6 +48,7 @@ class PlainTextWeights(LineWeights):
     min_compared_lines: int = weight(40, "length of a text with odd openings", "lines")
     common_opening_share: float = weight(0.02, "lines that make a first word common", "share of lines")
     odd_opening_share: float = weight(0.005, "lines that make a first word rare", "share of lines")
+    max_odd_opening_share: float = weight(0.05, "the same if nearly all lines have one first word", "share of lines")
     min_common_share: float = weight(0.9, "lines with common first words in a text with odd openings", "share of lines")
     record_weight: float = weight(0.6, "part of its record's score that a line gains", "factor")
     parent_weight: float = weight(0.5, "part of the score of the line it belongs to that a line gains", "factor")
@@ -59,6 +61,8 @@ class PlainTextWeights(LineWeights):
     outline_share: float = weight(0.5, "top lines that others belong to, kept if shorter", "share of target")
     max_outline_lines: int = weight(12, "the same", "lines")
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
+    odd_value_bonus: float = weight(0.4, "a value unlike those of the same key, or a missing one")
+    status_bonus: float = weight(0.8, "the status of an HTTP response")
     asked_bonus: float = weight(1.0, "a field with the greatest or the least value, if asked for")
     named_bonus: float = weight(1.0, "one of a few lines that begin with a word of the question")
     named_record_bonus: float = weight(0.6, "a line directly below such a line")
@@ -208,7 +212,12 @@ class PlainTextCompressor:
         if diagnosis.asks_what_is_wrong(task.question):
             remedies += diagnosis.find_remedies(task.text, spans)
             remedies += diagnosis.find_related_settings(task.text, spans)
+        odd_values, empty_values = line_values.find_odd_values(task.text, spans)
+        asks_for_empty = answer_types.EMPTY.search(task.question) is not None
         for indices, bonus in (
+            (odd_values, weights.odd_value_bonus),
+            (empty_values, weights.asked_bonus if asks_for_empty else weights.odd_value_bonus),
+            (line_values.find_status_lines(task.text, spans), weights.status_bonus),
             (remedies, weights.remedy_bonus),
             (line_values.find_asked_values(task.text, spans, task.question, query), weights.asked_bonus),
             (named or line_values.find_named_lines(task.text, spans, query), weights.named_bonus),
@@ -371,5 +380,6 @@ def find_odd_openings(text: str, spans: Sequence[Span], weights: PlainTextWeight
     common = sum(count for count in counts.values() if count >= weights.common_opening_share * total)
     if common < weights.min_common_share * total:
         return []
-    limit = max(1.0, weights.odd_opening_share * total)
+    is_uniform = max(counts.values()) >= weights.min_common_share * total
+    limit = max(1.0, (weights.max_odd_opening_share if is_uniform else weights.odd_opening_share) * total)
     return [index for index, word in enumerate(words) if counts[word] <= limit]

@@ -26,6 +26,10 @@ LEAST = re.compile(
     r"\b(?:kleinst|niedrigst|kürzest|ältest)\w{0,2}\b",
     re.IGNORECASE,
 )
+EMPTY = re.compile(
+    r"\b(?:nobody|no ?one|never|unset|empty|blank|missing|(?:not|n't) (?:been |yet )?(?:set|filled|given|assigned))\b",
+    re.IGNORECASE,
+)
 # A question about one of these reads the columns and fields whose names match.
 _MEASURES = (
     (r"memory|\bram\b|speicher|mémoire", r"mem(?:ory)?|%mem|rss|res|pss|vsz"),

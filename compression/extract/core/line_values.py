@@ -1,4 +1,4 @@
-"""Finds lines by their values: the greatest or least of a field or column, numbers far from others, named keys."""
+"""Finds lines by their values: the greatest or least of a field or column, odd values and numbers, named keys."""
 
 import re
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from . import answer_types, bm25, severity
 from .bm25 import Query, Span
-from .outliers import find_outlying_numbers, is_quantity, rank_numbers
+from .outliers import DEFAULT_OUTLIER_WEIGHTS, find_outliers, find_outlying_numbers, is_quantity, rank_numbers
 
 ASKED_LINES = 3  # with the greatest or least values of a field
 MAX_COLUMNS = 10  # of lines with columns, from the left
@@ -19,11 +19,23 @@ MAX_COMPARED_NUMBERS = 12  # of a line
 MAX_NAMED_LINES = 5  # more lines with a key are not told apart by it
 MIN_SHAPED_LINES = 30
 MIN_SHAPE_SHARE = 0.2  # of the lines
+MIN_AFFIX_CHARACTERS = 4  # of a word inside a key such as `passwordauthentication`
+MIN_PAIRS = 8  # with a key whose values are compared
+MAX_ODD_SHARE = 0.1  # pairs with an odd flag or without a value, at most
 MAX_NAMES = 30  # words of the question that may be keys
 
 _FIELD = re.compile(
     r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?([-+]?\d[\d.,]{0,20}[kKMGT]?)"
 )
+_PAIR = re.compile(
+    r"[\s-]{0,80}(?:export )?[\"'<]?([A-Za-z_][^\n:=|<>]{0,60}?)[\"']?\s{0,40}([:=|]|>(?=[^\n>]{0,80}</))[ \t]{0,40}"
+    r"([^\n<]{0,80})"
+)
+_FLAGS = [
+    (words.split(), frozenset(words.split()))
+    for words in ("on off", "yes no", "true false", "enabled disabled", "up down", "active inactive", "ok failed")
+]
+_STATUS_LINE = re.compile(r"[<>* ]{0,4}HTTP/\d(?:\.\d)? [1-5]\d\d\b")
 _NUMBER = re.compile(r"(?<![\w.])\d{1,15}(?:\.\d{1,9})?(?![\w.])")
 _NAME = re.compile(r"[\w@][\w@+.-]*[\w+]")
 
@@ -37,7 +49,7 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
     directions = [least for pattern, least in patterns if pattern.search(question)]
     if not directions:
         return []
-    named = _find_named_fields(text, spans, query)
+    named = _find_named_fields(text, spans, question, query)
     columns = named or list(_iter_columns(text, spans))
     count = ASKED_LINES if len(columns) == 1 or named else 1
     return [
@@ -48,11 +60,12 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
     ]
 
 
-def _find_named_fields(text: str, spans: Sequence[Span], query: Query) -> list[list[tuple[int, str]]]:
+def _find_named_fields(text: str, spans: Sequence[Span], question: str, query: Query) -> list[list[tuple[int, str]]]:
     """Return the lines and values of each field that the query names; the names of fields come from a sample."""
     sample = spans[:: max(1, len(spans) // SAMPLED_FIELDS)]
     names = dict.fromkeys(match[1] for span in sample if (match := _FIELD.match(text, *span)) is not None)
-    named = [name for name in names if bm25.is_named(name, query)]
+    named = [name for name in names if answer_types.is_measure(name, question)]
+    named = named or [name for name in names if bm25.is_named(name, query)]
     fields: dict[str, list[tuple[int, str]]] = {name: [] for name in named}
     for index in sorted(set(severity.find_lines_with_words(text, [name.lower() for name in named], spans))):
         match = _FIELD.match(text, *spans[index])
@@ -80,6 +93,44 @@ def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, 
             yield values
 
 
+def find_status_lines(text: str, spans: Sequence[Span]) -> list[int]:
+    """Return the lines that begin with the status of an HTTP response."""
+    candidates = sorted(set(severity.find_lines_with_words(text, ["http/"], spans)))
+    return [index for index in candidates if _STATUS_LINE.match(text, *spans[index])]
+
+
+def find_odd_values(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
+    """Return the lines with a value unlike those of the same key, or an odd flag; and the lines without a value.
+
+    A rare `On` among lines with `Off` is odd, whatever their keys.
+    """
+    columns: dict[str, list[tuple[int, str]]] = {}
+    assigned: list[tuple[int, str]] = []
+    pairs: list[tuple[int, str]] = []
+    for index, span in enumerate(spans):
+        match = _PAIR.match(text, *span)
+        if match is not None:
+            value = match[3].strip(" \t\r\"',;")
+            columns.setdefault(match[1], []).append((index, value))
+            pairs.append((index, value.lower()))
+            if match[2] == "=":
+                assigned.append((index, value))
+    odd: set[int] = set()
+    empty = {index for index, value in assigned if not value}
+    empty = empty if len(empty) <= MAX_ODD_SHARE * len(assigned) else set()
+    for words, flags in _FLAGS:
+        values = [(index, value) for index, value in pairs if value in flags]
+        for word in words if len(values) >= MIN_PAIRS else ():
+            lines = [index for index, value in values if value == word]
+            odd.update(lines if len(lines) <= MAX_ODD_SHARE * len(values) else ())
+    for column in columns.values():
+        if len(column) >= MIN_PAIRS:
+            odd.update(column[row][0] for row in find_outliers([value for _, value in column], DEFAULT_OUTLIER_WEIGHTS))
+            blank = [index for index, value in column if not value]
+            empty.update(blank if len(blank) <= MAX_ODD_SHARE * len(column) else ())
+    return sorted(odd), sorted(empty)
+
+
 def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int]:
     """Return the lines whose key, name, first cell or whole value is a word of the question, if they are few."""
     words = [*query.literals, *(term for term in query.term_weights if len(term) > 1)]
@@ -89,16 +140,20 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
     alternatives = "|".join(map(re.escape, names))
     key = re.compile(
         rf"[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{alternatives})"
-        r"(?=\s{2}|[\t:=|,@\"']|\Z)"
+        r"(?:\.[a-z]{2,8})?(?=\s{2}|[\t:=|,@\"']|\Z)"
         r"|[\s\"'-]{0,40}[A-Za-z][\w .-]{0,40}[\"']?[ \t]{0,40}[:=|][ \t]{0,40}"
         rf"[\"']?(?:{alternatives})[\"']?,?\s{{0,8}}\Z",
         re.IGNORECASE,
     )
+    affixes = "|".join(re.escape(name) for name in names if len(name) >= MIN_AFFIX_CHARACTERS)
+    compound = re.compile(rf"[a-z]*({affixes})[a-z]*(?=[ \t]\S)") if affixes else key
     lines_by_name: dict[str, list[int]] = {}
     for index in dict.fromkeys(severity.find_lines_with_words(text, [name.lower() for name in names], spans)):
         match = key.match(text, *spans[index])
         if match is not None:
             lines_by_name.setdefault(match[0].strip().lower(), []).append(index)
+        elif (match := compound.match(text, *spans[index])) is not None:
+            lines_by_name.setdefault(f"*{match[1]}", []).append(index)
     return [index for lines in lines_by_name.values() if len(lines) <= MAX_NAMED_LINES for index in lines]
 
 

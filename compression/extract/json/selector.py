@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from math import inf, sqrt
 from typing import NamedTuple
 
 from ...compressor import Task
-from ..core import bm25, severity
+from ..core import answer_types, bm25, severity
 from ..core.base_weights import weight
 from ..core.bm25 import Span
-from ..core.outliers import OutlierWeights, find_outliers
-from ..core.scoring import normalize_scores
+from ..core.outliers import OutlierWeights, find_outliers, rank_numbers
+from ..core.scoring import score_matches
 from ..core.selection import Units, choose_units, drop_worthless_units
 from . import paths
 from .records import RecordTable
@@ -59,6 +60,10 @@ class JsonWeights(OutlierWeights):
     max_required_values: int = weight(40, "values on a path in the question that are all kept", "values")
     shared_factor: float = weight(0.3, "a value that nearly all rows have, besides the first one", "factor")
     min_shared_share: float = weight(0.8, "rows with such a value", "share of rows")
+    key_match_factor: float = weight(0.6, "a value whose key alone matches the question, as in all rows", "factor")
+    asked_bonus: float = weight(1.0, "the greatest or the least value of a field, if asked for")
+    asked_values: int = weight(3, "values with this bonus", "values")
+    max_rare_share: float = weight(0.05, "rows with a field that the others lack, at most", "share of rows")
     min_compared_rows: int = weight(3, "rows that are compared with one another", "rows")
 
 
@@ -150,10 +155,21 @@ class JsonSelector:
             sizes=self.sizes,
             parents=self.parents,
             required=required,
-            matches=self._number_paths(),
+            matches=self._paths,
         )
         if not self.task.fills_target:
             drop_worthless_units(units)
+        return units
+
+    @cached_property
+    def _paths(self) -> list[int]:
+        return self._number_paths()
+
+    @cached_property
+    def _units_by_path(self) -> dict[int, list[int]]:
+        units: dict[int, list[int]] = {}
+        for index, path in enumerate(self._paths):
+            units.setdefault(path, []).append(index)
         return units
 
     def _number_paths(self) -> list[int]:
@@ -208,7 +224,7 @@ class JsonSelector:
         weights = self.weights
         sibling_weight, key_weight, decay = weights.sibling_weight, weights.key_weight, weights.level_decay
         query = bm25.parse_query(self.task.question, weights)
-        matches = normalize_scores(bm25.score_spans(self.text, spans, query))
+        matches = score_matches(spans, bm25.count_terms(self.text, spans, query), query)
         container_scores = self._score_containers(matches)
         siblings, keys, edges = [0.0] * len(matches), [0.0] * len(matches), [0.0] * len(matches)
         scores = self._score_outliers(spans)
@@ -227,6 +243,8 @@ class JsonSelector:
         for index in self._iter_shared_values():
             if not matches[index]:
                 scores[index] *= weights.shared_factor
+        for index in self._iter_asked_values(query):
+            scores[index] += weights.asked_bonus
         self._raise_summary(scores, spans)
         self._raise_identities(scores)
         return scores
@@ -235,7 +253,7 @@ class JsonSelector:
         """Yield the units with a value that nearly all rows have, besides the first one."""
         values = [
             (path, self.text[group[0].start : group[-1].end])
-            for path, group in zip(self._number_paths(), self.groups, strict=True)
+            for path, group in zip(self._paths, self.groups, strict=True)
         ]
         totals = Counter([path for path, _ in values])
         occurrences = Counter(values)
@@ -324,15 +342,43 @@ class JsonSelector:
         return scores
 
     def _iter_outlier_units(self) -> Iterator[int]:
-        """Yield the units of outliers among the values of a column."""
+        """Yield the units of outliers among the values of a column, and values that few rows have."""
+        for _, cells, units in self._iter_columns():
+            yield from (units[row] for row in find_outliers(cells, self.weights))
+        for units in self._units_by_path.values():
+            siblings = self._units_by_path[self._paths[self.parents[units[0]]]] if self._paths[units[0]] else units
+            if len(siblings) >= self.weights.min_values and len(units) <= self.weights.max_rare_share * len(siblings):
+                yield from filter(self.sizes.__getitem__, units)
+
+    def _iter_asked_values(self, query: bm25.Query) -> Iterator[int]:
+        """Yield the units with the greatest or least value of a field, if the question asks for them."""
+        question = self.task.question
+        for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True)):
+            if pattern.search(question):
+                for is_asked in (answer_types.is_measure, lambda name, _: bm25.is_named(name, query)):
+                    rankings = [
+                        [units[row] for row in rank_numbers(cells, self.weights.asked_values, least=least)]
+                        for name, cells, units in self._iter_columns()
+                        if is_asked(name, question)
+                    ]
+                    if any(rankings):
+                        yield from chain.from_iterable(rankings)
+                        break
+
+    def _iter_columns(self) -> Iterator[tuple[str, Sequence[str], Sequence[int]]]:
+        """Yield the name of each column, its literals, and their units: of narrow tables, and of values with a path."""
         for node, table in self.tables.items():
-            for column, (path, cells) in enumerate(zip(table.columns, table.cells, strict=True)):
-                if path in table.shared_values:
-                    continue
-                for row in find_outliers(cells, self.weights):
-                    cell = node.items[row] if table.is_narrow else table.nodes[column][row]
-                    if cell in self._unit_indices:
-                        yield self._unit_indices[cell]
+            if table.is_narrow and node.items[0] in self._unit_indices:
+                units = [self._unit_indices.get(item, 0) for item in node.items]
+                for path, cells in zip(table.columns, table.cells, strict=True):
+                    if path not in table.shared_values:
+                        yield path[-1].strip('"'), cells, units
+        for units in self._units_by_path.values():
+            if len(units) >= self.weights.min_values and all(len(self.groups[index]) == 1 for index in units):
+                nodes = [self.nodes[index] for index in units]
+                if self.sizes[units[0]] and nodes[0].key_start < nodes[0].start:
+                    name = self.text[nodes[0].key_start : nodes[0].start].strip('": \n\t')
+                    yield name, [self.text[node.start : node.end] for node in nodes], units
 
     def _compute_edge_bonus(self, group: Sequence[JsonNode]) -> float:
         first, parent = group[0], group[0].parent
