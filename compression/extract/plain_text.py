@@ -12,6 +12,7 @@ from itertools import pairwise
 from math import log
 
 from ..compressor import CompressedPassage, Task
+from . import table_parser
 from .core import answer_types, bm25, diagnosis, line_values, lines, record_starts, records, severity, thinning
 from .core.base_weights import weight
 from .core.bm25 import Span
@@ -19,6 +20,8 @@ from .core.lines import LineWeights
 from .core.records import Structure
 from .core.scoring import boost_ends, normalize_scores, score_matches, smooth_scores
 from .core.selection import Units, compress_units
+from .table_parser import ColumnBlock
+from .tables import DEFAULT_TABLE_WEIGHTS, find_odd_rows, iter_asked_rows
 
 CHARACTERS_PER_TOKEN = 4
 ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
@@ -62,7 +65,7 @@ class PlainTextWeights(LineWeights):
     max_outline_lines: int = weight(12, "the same", "lines")
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
     odd_value_bonus: float = weight(0.4, "a value unlike those of the same key, or a missing one")
-    status_bonus: float = weight(0.8, "the status of an HTTP response")
+    max_statuses: int = weight(8, "statuses of HTTP responses that are always kept", "lines")
     asked_bonus: float = weight(1.0, "a field with the greatest or the least value, if asked for")
     named_bonus: float = weight(1.0, "one of a few lines that begin with a word of the question")
     named_record_bonus: float = weight(0.6, "a line directly below such a line")
@@ -100,8 +103,10 @@ class PlainTextCompressor:
         structure = records.find_structure(text, spans)
         templates = extract_line_templates(text, spans)
         grades = grade_counters(text, spans, severity.grade_lines(text, spans))
-        scores = self._score_lines(task, spans, structure, templates, grades)
+        blocks = list(table_parser.find_blocks(text, spans))
+        scores = self._score_lines(task, spans, structure, templates, grades, blocks)
         verdicts = lines.select_verdicts(text, spans, grades, weights)
+        statuses = line_values.find_status_lines(text, spans)
         share = int(weights.whole_record_share * task.target * CHARACTERS_PER_TOKEN)
         limit = max(weights.min_whole_characters, min(weights.max_whole_characters, share))
         firsts = records.group_lines(structure, spans, limit)
@@ -122,10 +127,13 @@ class PlainTextCompressor:
             parents=[owners[structure.parents[first]] if structure.parents[first] >= 0 else -1 for first in firsts],
             partners={
                 owners[first]: owners[line]
-                for first, line in structure.identities.items()
+                for first, line in (
+                    *((row, block.header) for block in blocks for row in block.rows),
+                    *structure.identities.items(),
+                )
                 if owners[first] != owners[line]
             },
-            required=sorted({owners[index] for index in (*verdicts, *outline)}),
+            required=sorted({owners[index] for index in (*verdicts, *outline, *statuses[: weights.max_statuses])}),
             templates=unit_templates,
             matches=[
                 (shapes[first] if after == first + 1 else None) or template
@@ -158,11 +166,12 @@ class PlainTextCompressor:
         structure: Structure,
         templates: Sequence[str],
         grades: Sequence[int],
+        blocks: Sequence[ColumnBlock],
     ) -> list[float]:
         weights = self.weights
         is_diagnosis = diagnosis.asks_what_is_wrong(task.question)
         match_factor, severity_factor = weights.diagnosis_factors if is_diagnosis else (1.0, 1.0)
-        matches = self._match_question(task, spans, structure, templates)
+        matches = self._match_question(task, spans, structure, templates, blocks)
         frequencies = Counter(templates)
         common = {grade for grade, count in Counter(grades).items() if 2 * count > len(spans)}
         occurrences: Counter[str] = Counter()
@@ -182,6 +191,8 @@ class PlainTextCompressor:
         for index, bonus in enumerate(spread_severity(structure, severities, weights.section_severity)):
             scores[index] += bonus
         self._add_bonuses(task, spans, structure, templates, scores)
+        for index, bonus in _iter_row_bonuses(task, blocks):
+            scores[index] += bonus
         return scores
 
     def _add_bonuses(
@@ -217,7 +228,6 @@ class PlainTextCompressor:
         for indices, bonus in (
             (odd_values, weights.odd_value_bonus),
             (empty_values, weights.asked_bonus if asks_for_empty else weights.odd_value_bonus),
-            (line_values.find_status_lines(task.text, spans), weights.status_bonus),
             (remedies, weights.remedy_bonus),
             (line_values.find_asked_values(task.text, spans, task.question, query), weights.asked_bonus),
             (named or line_values.find_named_lines(task.text, spans, query), weights.named_bonus),
@@ -247,11 +257,17 @@ class PlainTextCompressor:
                 scores[index] *= self.weights.boilerplate_factor
 
     def _match_question(
-        self, task: Task, spans: Sequence[Span], structure: Structure, templates: Sequence[str]
+        self,
+        task: Task,
+        spans: Sequence[Span],
+        structure: Structure,
+        templates: Sequence[str],
+        blocks: Sequence[ColumnBlock],
     ) -> list[float]:
         """Score lines by their own words, the words of their record, and the line that they belong to.
 
-        A line like an earlier one scores less, unless it is in another record that matches the question.
+        A line like an earlier one scores less, unless it is in another record that matches the question. The names of
+        columns do not raise their rows.
         """
         weights = self.weights
         query = bm25.parse_query(task.question, weights)
@@ -261,6 +277,8 @@ class PlainTextCompressor:
         own = normalize_scores(bm25.score_counts(spans, counts, query))
         scores = smooth_scores(own, weights.neighbour_weight)
         owners, record_scores = score_records(spans, structure, counts, query)
+        for row in (row for block in blocks for row in block.rows):
+            owners[row] = -1
         occurrences: Counter[str] = Counter()
         record_occurrences: Counter[tuple[str, int]] = Counter()
         inherited = [0.0] * len(spans)
@@ -281,6 +299,16 @@ class PlainTextCompressor:
                     scores[index] * (0.5 + 0.5 * record_score) + record_weight * record_score + inherited[index]
                 )
         return scores
+
+
+def _iter_row_bonuses(task: Task, blocks: Sequence[ColumnBlock]) -> Iterator[tuple[int, float]]:
+    """Yield the rows of columns that the question asks for, or that are odd among many, with their bonus."""
+    weights = DEFAULT_TABLE_WEIGHTS
+    query = bm25.parse_query(task.question, weights)
+    for _, rows, names, columns in blocks:
+        yield from ((rows[row], bonus) for row, bonus in iter_asked_rows(names, columns, task.question, query, weights))
+        if len(rows) >= weights.min_rows:
+            yield from ((rows[row], bonus) for row, bonus in find_odd_rows(names, columns, query, weights).items())
 
 
 def _thin(task: Task) -> Task:

@@ -17,6 +17,8 @@ from .core.outliers import OutlierWeights
 
 MAX_NAME_CHARACTERS = 60
 MIN_WORD_COLUMNS = 4  # separated by single blanks
+MIN_BLOCK_ROWS = 4  # of columns inside another text
+MAX_BLOCK_COLUMNS = 30
 MAX_RECORD_LINES = 50  # of a record with line ends in quoted cells
 
 _RULE_LINE = re.compile(
@@ -27,6 +29,7 @@ _NOT_COLUMN_NAME = re.compile(r"\d:\d\d|[{}=<>;]|\w\((?![a-z%/]{1,12}\)$)")  # `
 _CAPITAL_HEADER = re.compile(r"[A-Z][A-Z0-9_%/()#:.-]*(?: [A-Z][A-Z0-9_%/()#:.-]*)*(?:\s{2,}|\t|$)")
 _WORD_NAME = re.compile(r"[A-Z%#\d][\w%#+/().:-]*$")
 _NUMBERS = re.compile(r"[-\d.,:%+kKMGTiB ]+")
+_BLOCK_NAME = re.compile(r"[A-Za-z%#][\w%#+/().:<>-]*$")
 _COLUMN_GAP = re.compile(r"\s{2,}|\t")
 
 SplitFunction = Callable[[str], Sequence[str]]
@@ -63,6 +66,15 @@ class ParsedTable(NamedTuple):
     rows: list[int]
     parents: list[int]
     header_rules: dict[int, int]
+    names: Sequence[str]
+    columns: Sequence[Sequence[str]]
+
+
+class ColumnBlock(NamedTuple):
+    """Columns inside another text: the lines of the header and of the rows, names, and stripped cells by column."""
+
+    header: int
+    rows: list[int]
     names: Sequence[str]
     columns: Sequence[Sequence[str]]
 
@@ -114,6 +126,38 @@ def parse_table(text: str, weights: TableWeights) -> ParsedTable | None:
         cells[headers[rows[0]]],
         list(zip(*[cells[line] for line in rows], strict=True)),
     )
+
+
+def find_blocks(text: str, spans: Sequence[Span]) -> Iterator[ColumnBlock]:
+    """Yield the columns inside a text, such as the devices below the processor in `iostat`."""
+    index = 0
+    while index < len(spans) - MIN_BLOCK_ROWS:
+        block = _read_block(text, spans, index)
+        if block is not None:
+            yield block
+        index = block.rows[-1] + 1 if block is not None else index + 1
+
+
+def _read_block(text: str, spans: Sequence[Span], header: int) -> ColumnBlock | None:
+    """Read the columns below a line of names, until the first line with another number of cells."""
+    line = text[slice(*spans[header])]
+    words = line.split()
+    if not 2 < len(words) <= MAX_BLOCK_COLUMNS or not all(map(_BLOCK_NAME.match, words)):
+        return None
+    first = header + 1 + (_RULE_LINE.match(text, *spans[header + 1]) is not None)
+    for split_line, least in ((_split_aligned, 3), (_make_word_splitter(len(words)), MIN_WORD_COLUMNS)):
+        names = split_line(line)
+        rows: list[Sequence[str]] = []
+        for start, end in spans[first:] if least <= len(names) == len(set(names)) else ():
+            cells = split_line(text[start:end])
+            if len(cells) != len(names):
+                break
+            rows.append(cells)
+        columns = list(zip(*rows, strict=True))
+        is_numeric = any(map(_NUMBERS.fullmatch, (" ".join(column) for column in columns[:-1])))
+        if len(rows) >= MIN_BLOCK_ROWS and (is_numeric or split_line is _split_aligned):
+            return ColumnBlock(header, list(range(first, first + len(rows))), names, columns)
+    return None
 
 
 def _find_rule_lines(text: str, spans: Sequence[Span]) -> Iterator[int]:

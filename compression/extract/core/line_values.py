@@ -36,6 +36,7 @@ _FLAGS = [
     for words in ("on off", "yes no", "true false", "enabled disabled", "up down", "active inactive", "ok failed")
 ]
 _STATUS_LINE = re.compile(r"[<>* ]{0,4}HTTP/\d(?:\.\d)? [1-5]\d\d\b")
+_ENDING = r"(?:ations?|ments?|ings?|e[dsr]?|ers|ie[sd]|ly|[sy])"  # that a stem lacks
 _NUMBER = re.compile(r"(?<![\w.])\d{1,15}(?:\.\d{1,9})?(?![\w.])")
 _NAME = re.compile(r"[\w@][\w@+.-]*[\w+]")
 
@@ -139,7 +140,7 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
         return []
     alternatives = "|".join(map(re.escape, names))
     key = re.compile(
-        rf"[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{alternatives})"
+        rf"[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{alternatives}){_ENDING}?"
         r"(?:\.[a-z]{2,8})?(?=\s{2}|[\t:=|,@\"']|\Z)"
         r"|[\s\"'-]{0,40}[A-Za-z][\w .-]{0,40}[\"']?[ \t]{0,40}[:=|][ \t]{0,40}"
         rf"[\"']?(?:{alternatives})[\"']?,?\s{{0,8}}\Z",
