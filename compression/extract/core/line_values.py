@@ -126,7 +126,8 @@ def find_odd_values(text: str, spans: Sequence[Span]) -> tuple[list[int], list[i
             odd.update(lines if len(lines) <= MAX_ODD_SHARE * len(values) else ())
     for column in columns.values():
         if len(column) >= MIN_PAIRS:
-            odd.update(column[row][0] for row in find_outliers([value for _, value in column], DEFAULT_OUTLIER_WEIGHTS))
+            outliers = find_outliers([value for _, value in column], DEFAULT_OUTLIER_WEIGHTS)
+            odd.update(column[row][0] for row in outliers if len(outliers) <= max(2, MAX_ODD_SHARE * len(column)))
             blank = [index for index, value in column if not value]
             empty.update(blank if len(blank) <= MAX_ODD_SHARE * len(column) else ())
     return sorted(odd), sorted(empty)
@@ -140,10 +141,10 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
         return []
     alternatives = "|".join(map(re.escape, names))
     key = re.compile(
-        rf"[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{alternatives}){_ENDING}?"
-        r"(?:\.[a-z]{2,8})?(?=\s{2}|[\t:=|,@\"']|\Z)"
-        r"|[\s\"'-]{0,40}[A-Za-z][\w .-]{0,40}[\"']?[ \t]{0,40}[:=|][ \t]{0,40}"
-        rf"[\"']?(?:{alternatives})[\"']?,?\s{{0,8}}\Z",
+        r"[\s\"'-]{0,40}[A-Za-z][\w .-]{0,40}[\"']?[ \t]{0,40}[:=|][ \t]{0,40}"
+        rf"[\"']?(?:{alternatives}){_ENDING}?[\"']?,?\s{{0,8}}\Z"
+        rf"|[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{alternatives}){_ENDING}?"
+        r"(?:\.[a-z]{2,8})?(?=\s{2}|[\t:=|,@\"']|\Z)",
         re.IGNORECASE,
     )
     affixes = "|".join(re.escape(name) for name in names if len(name) >= MIN_AFFIX_CHARACTERS)
