@@ -24,9 +24,11 @@ from .table_parser import ColumnBlock
 from .tables import DEFAULT_TABLE_WEIGHTS, find_odd_rows, iter_asked_rows
 
 CHARACTERS_PER_TOKEN = 4
+MAX_ODD_LINES = 60  # with a rare first word that a long text keeps
 ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
 
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
+_LINE_OPENING = re.compile(r"^[^\w\n]*([^\W\d]*)", re.MULTILINE)
 _COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
 _STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "pressure", "truncated")
 _COUNTER = re.compile(
@@ -68,7 +70,7 @@ class PlainTextWeights(LineWeights):
     max_statuses: int = weight(8, "statuses of HTTP responses that are always kept", "lines")
     asked_bonus: float = weight(1.0, "a field with the greatest or the least value, if asked for")
     named_bonus: float = weight(1.0, "one of a few lines that begin with a word of the question")
-    named_record_bonus: float = weight(0.6, "a line directly below such a line")
+    named_record_bonus: float = weight(0.6, "a line below such a line")
     remedy_bonus: float = weight(1.0, "a remedy, or a setting related to the failure, if something is wrong")
     boilerplate_factor: float = weight(0.3, "a digest, or where a log is, if the question asks what is wrong", "factor")
     hint_factor: float = weight(0.3, "a line in brackets", "factor")
@@ -219,6 +221,11 @@ class PlainTextCompressor:
         query = bm25.parse_query(task.question, weights)
         asked = bm25.parse_query(answer_types.extract_last_question(task.question), weights)
         named = set(line_values.find_named_lines(task.text, spans, asked))  # a call may name many more
+        named.update(line_values.find_named_titles(task.text, spans, titles, asked))
+        below: dict[int, None] = {}
+        for index, parent in enumerate(structure.parents) if named else ():
+            if parent in named or parent in below:
+                below[index] = None
         remedies: list[int] = []
         if diagnosis.asks_what_is_wrong(task.question):
             remedies += diagnosis.find_remedies(task.text, spans)
@@ -231,7 +238,7 @@ class PlainTextCompressor:
             (remedies, weights.remedy_bonus),
             (line_values.find_asked_values(task.text, spans, task.question, query), weights.asked_bonus),
             (named or line_values.find_named_lines(task.text, spans, query), weights.named_bonus),
-            ([index for index, parent in enumerate(structure.parents) if parent in named], weights.named_record_bonus),
+            (below, weights.named_record_bonus),
             (line_values.find_far_numbers(task.text, spans, templates), weights.far_number_bonus),
             (find_odd_openings(task.text, spans, weights), weights.odd_opening_bonus),
         ):
@@ -318,12 +325,23 @@ def _thin(task: Task) -> Task:
     starts = record_starts.RecordStarts(task.text)
     if not starts.is_known:
         return task
-    needed = list(starts.roots)
+    needed = [*starts.roots, *find_odd_offsets(task.text)]
     if answer_types.GREATEST.search(task.question) or answer_types.LEAST.search(task.question):
         spans = lines.find_line_spans(task.text)
         query = bm25.parse_query(task.question)
         needed += [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]
     return thinning.thin(task, starts.find_cut, needed)
+
+
+def find_odd_offsets(text: str) -> list[int]:
+    """Return the offsets of a few lines with a rare first word, in a text whose other lines nearly all share theirs."""
+    matches = list(_LINE_OPENING.finditer(text))
+    counts = Counter([match[1] for match in matches])
+    word, frequency = counts.most_common(1)[0] if counts else ("", 0)
+    others = len(matches) - frequency
+    if not 0 < others <= min(MAX_ODD_LINES, 0.1 * len(matches)):
+        return []
+    return [match.start() for match in matches if match[1] != word]
 
 
 def score_records(

@@ -159,6 +159,16 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
     return [index for lines in lines_by_name.values() if len(lines) <= MAX_NAMED_LINES for index in lines]
 
 
+def find_named_titles(text: str, spans: Sequence[Span], titles: Sequence[int], query: Query) -> list[int]:
+    """Return the titles of records with a word of the question that few of many titles have."""
+    if len(titles) <= MAX_NAMED_LINES:
+        return []
+    counts = bm25.count_terms(text, [spans[title] for title in titles], query)
+    frequencies = Counter(term for title_counts in counts.values() for term in title_counts)
+    limit = min(MAX_NAMED_LINES, len(titles) // MIN_PAIRS)
+    return [titles[i] for i, title_counts in counts.items() if any(frequencies[term] <= limit for term in title_counts)]
+
+
 def find_shapes(templates: Sequence[str]) -> list[object]:
     """Return the shape of each line if it is that of many: its numbers of words and of separators; else None."""
     shapes = {template: _measure_shape(template) for template in set(templates)}

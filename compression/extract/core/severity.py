@@ -22,7 +22,8 @@ _RAISE_STATEMENTS = (
 _WARNING_WORDS = ("warn", "deprecat", "skipped", "retry")
 _ERROR_WORDS = (
     "error", "fail", "exception", "traceback", "fatal", "panic", "severe", "critical", "denied", "refused", "timed out",
-    "timeout", "not found", "no such file", "cannot ", "unable to", "could not ", "conflict", "abort", "killed",
+    "timeout", "not found", "no such file", "cannot ", "unable to", "could not ", "abort", "killed", "conflict ",
+    "conflict:", "conflict\n", 'conflict"', "conflict)", "conflicts ", "conflicting",  # not the field `Conflicts:`
     "undefined", "segmentation", "unexpected", "invalid", "mismatch", "corrupt", "unreachable", "rejected",
 )  # fmt: skip
 _VERDICT_WORDS = (
