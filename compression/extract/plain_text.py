@@ -24,11 +24,9 @@ from .table_parser import ColumnBlock
 from .tables import DEFAULT_TABLE_WEIGHTS, find_odd_rows, iter_asked_rows
 
 CHARACTERS_PER_TOKEN = 4
-MAX_ODD_LINES = 60  # with a rare first word that a long text keeps
 ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
 
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
-_LINE_OPENING = re.compile(r"^[^\w\n]*([^\W\d]*)", re.MULTILINE)
 _COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
 _STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "pressure", "truncated")
 _COUNTER = re.compile(
@@ -53,7 +51,6 @@ class PlainTextWeights(LineWeights):
     min_compared_lines: int = weight(40, "length of a text with odd openings", "lines")
     common_opening_share: float = weight(0.02, "lines that make a first word common", "share of lines")
     odd_opening_share: float = weight(0.005, "lines that make a first word rare", "share of lines")
-    max_odd_opening_share: float = weight(0.05, "the same if nearly all lines have one first word", "share of lines")
     min_common_share: float = weight(0.9, "lines with common first words in a text with odd openings", "share of lines")
     record_weight: float = weight(0.6, "part of its record's score that a line gains", "factor")
     parent_weight: float = weight(0.5, "part of the score of the line it belongs to that a line gains", "factor")
@@ -325,23 +322,12 @@ def _thin(task: Task) -> Task:
     starts = record_starts.RecordStarts(task.text)
     if not starts.is_known:
         return task
-    needed = [*starts.roots, *find_odd_offsets(task.text)]
+    needed = list(starts.roots)
     if answer_types.GREATEST.search(task.question) or answer_types.LEAST.search(task.question):
         spans = lines.find_line_spans(task.text)
         query = bm25.parse_query(task.question)
         needed += [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]
     return thinning.thin(task, starts.find_cut, needed)
-
-
-def find_odd_offsets(text: str) -> list[int]:
-    """Return the offsets of a few lines with a rare first word, in a text whose other lines nearly all share theirs."""
-    matches = list(_LINE_OPENING.finditer(text))
-    counts = Counter([match[1] for match in matches])
-    word, frequency = counts.most_common(1)[0] if counts else ("", 0)
-    others = len(matches) - frequency
-    if not 0 < others <= min(MAX_ODD_LINES, 0.1 * len(matches)):
-        return []
-    return [match.start() for match in matches if match[1] != word]
 
 
 def score_records(
@@ -426,6 +412,5 @@ def find_odd_openings(text: str, spans: Sequence[Span], weights: PlainTextWeight
     common = sum(count for count in counts.values() if count >= weights.common_opening_share * total)
     if common < weights.min_common_share * total:
         return []
-    is_uniform = max(counts.values()) >= weights.min_common_share * total
-    limit = max(1.0, (weights.max_odd_opening_share if is_uniform else weights.odd_opening_share) * total)
+    limit = max(1.0, weights.odd_opening_share * total)
     return [index for index, word in enumerate(words) if counts[word] <= limit]

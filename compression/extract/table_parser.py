@@ -9,6 +9,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from .core.base_weights import weight
@@ -22,9 +23,11 @@ MAX_BLOCK_COLUMNS = 30
 MAX_RECORD_LINES = 50  # of a record with line ends in quoted cells
 
 _RULE_LINE = re.compile(
-    r"[ \t]*(?=[^\n]{0,400}-{2})[|+][-=+:| \t]*$|[ \t]*-{2,}(?:[-+| \t:]*-)?[ \t]*$|[ \t]*={3,}(?: +={3,})+[ \t]*$"
+    r"[ \t]*(?=[^\n]{0,400}(?:-{2}|={3}))[|+][-=+:| \t]*$|[ \t]*-{2,}(?:[-+| \t:]*-)?[ \t]*$|"
+    r"[ \t]*={3,}(?: +={3,})+[ \t]*$"
 )
-_COLUMN_NAME = re.compile(r"[^\W\d]|[#%]|\d+[KMG]|$")
+_COLUMN_NAME = re.compile(r"[^\W\d]|[#%]|\d+[KMG]|\|\|/|$")  # dpkg's state has bars above it
+_RULE_SEGMENT = re.compile(r"={2,}|-{2,}|\+{2,}")
 _NOT_COLUMN_NAME = re.compile(r"\d:\d\d|[{}=<>;]|\w\((?![a-z%/]{1,12}\)$)")  # `MEMORY(bytes)` is one
 _CAPITAL_HEADER = re.compile(r"[A-Z][A-Z0-9_%/()#:.-]*(?: [A-Z][A-Z0-9_%/()#:.-]*)*(?:\s{2,}|\t|$)")
 _WORD_NAME = re.compile(r"[A-Z%#\d][\w%#+/().:-]*$")
@@ -208,9 +211,12 @@ def _is_header_repeated(lines: Sequence[str], split_line: SplitFunction, preambl
 
 def _list_undelimited_splits(lines: Sequence[str], preamble: int) -> list[SplitFunction]:
     """Return the candidate splitters for a table with cells aligned by boxes or blanks."""
-    if any(map(_RULE_LINE.match, lines[1 : preamble + 2])):
-        has_bars = any("|" in line for line in lines[: preamble + 2])
-        return [_split_boxed] if has_bars else [_split_aligned, str.split]
+    rule = next((index for index in range(1, preamble + 2) if _RULE_LINE.match(lines[index])), 0)
+    if rule:
+        if any("|" in line for line in lines[rule + 1 : rule + 3]):
+            return [_split_boxed]
+        starts = [match.start() for match in _RULE_SEGMENT.finditer(lines[rule])]
+        return [_make_fixed_splitter(starts), _split_aligned, str.split] if len(starts) > 1 else [_split_aligned]
     is_aligned = len(_split_aligned(lines[0])) >= MIN_WORD_COLUMNS or any(map(_CAPITAL_HEADER.match, lines[:preamble]))
     splits: list[SplitFunction] = [_split_aligned] if is_aligned else []
     return [*splits, *_list_word_splits(lines, preamble)]
@@ -230,6 +236,18 @@ def _list_word_splits(lines: Sequence[str], preamble: int) -> Iterator[SplitFunc
 
 def _make_word_splitter(width: int) -> SplitFunction:
     return lambda line: line.replace("Mounted on", "Mounted-on").split(None, width - 1)
+
+
+def _make_fixed_splitter(starts: Sequence[int]) -> SplitFunction:
+    """Return a function that splits a line at these offsets; a line with a word across one of them is one cell."""
+    bounds = list(pairwise([*starts, None]))
+
+    def split_line(line: str) -> list[str]:
+        if any(line[start - 1 : start + 1].strip(" ") not in (line[start : start + 1], "") for start in starts[1:]):
+            return [line]
+        return [line[start:end].strip() for start, end in bounds]
+
+    return split_line
 
 
 def _split_boxed(line: str) -> list[str]:

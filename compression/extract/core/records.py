@@ -14,6 +14,8 @@ from itertools import pairwise
 from . import indentation
 from .bm25 import Span
 
+MIN_FIELDS = 6  # of a record
+MIN_FIELD_SHARE = 0.6  # of all keys among as many fields from the first one
 MAX_KEY_CHARACTERS = 80
 MIN_REGULAR_RECORDS = 3
 MIN_BLOCK_SHARE = 0.9  # of the blocks of right-aligned keys that begin with the same one
@@ -41,6 +43,7 @@ _IDENTITY_KEY = re.compile(
     r"date|subject|from|commit|hash|sha|package|number|key|address|[bs]?ssid|device|interface|dn|cn|url|version)[\"']?\s{0,40}[:=>]",
     re.IGNORECASE,
 )
+_FIELD = re.compile(r"^[ \t]{0,4}([A-Z][\w-]{0,30}(?: [\w-]{1,20}){0,3})[ \t]{0,30}:(?:[ \t](.*))?$", re.MULTILINE)
 _SEPARATOR = re.compile(r"[:=>]")
 
 
@@ -134,6 +137,21 @@ def read_key(text: str, start: int, end: int) -> str:
     match = _KEY.match(text, start, min(end, start + MAX_KEY_CHARACTERS))
     key = match[match.lastindex or 0] if match is not None else ""
     return key if key.isalpha() else _DIGITS.sub("0", key)
+
+
+def are_fields(text: str) -> bool:
+    """Return True if the text consists of records of fields, each with the same keys, unlike turns of speakers."""
+    fields = _FIELD.findall(text)
+    keys = [key for key, _ in fields]
+    counts = Counter(keys)
+    if not keys or counts[keys[0]] < 2 or 2 * len(keys) < text.count("\n") - text.count("\n\n"):
+        return False
+    sentences = sum(value.rstrip().endswith((".", "!", "?")) for _, value in fields)
+    return (
+        len(counts) >= MIN_FIELDS
+        and 4 * sentences <= len(keys)
+        and len(set(keys[: len(counts)])) >= MIN_FIELD_SHARE * len(counts)
+    )
 
 
 def _find_block_starts(text: str, spans: Sequence[Span]) -> set[int]:
