@@ -24,21 +24,10 @@ from .table_parser import ColumnBlock
 from .tables import DEFAULT_TABLE_WEIGHTS, find_odd_rows, iter_asked_rows
 
 CHARACTERS_PER_TOKEN = 4
+MAX_SECTION_LINES = 60  # of a section whose severity all of its lines gain; less if it is longer
 ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
 
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
-_COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
-_STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "pressure", "truncated")
-_COUNTER = re.compile(
-    r"(?<!#)\b(?:exit[ _-]?(?:code|status)|restart(?:s|[ _]?count)|errors?|fail(?:ed|ures?)|unreachable|rejected|"
-    r"killed)"
-    r"[\"']?\s{0,20}[:=]\s{0,20}[\"']?(\d+)\b",
-    re.IGNORECASE,
-)
-_FAILED_STATE = re.compile(
-    r"[a-z]backoff\b|[a-z]pressure +true\b|\b(?:unhealthy|degraded|evicted|oomkilled|not ?ready|truncated)\b",
-    re.IGNORECASE,
-)
 _HINT = re.compile(r"[ \t]*\([A-Za-z][^\n]*\)\s*$")  # `(use "git add <file>..." to update what will be committed)`
 
 
@@ -67,7 +56,7 @@ class PlainTextWeights(LineWeights):
     max_statuses: int = weight(8, "statuses of HTTP responses that are always kept", "lines")
     asked_bonus: float = weight(1.0, "a field with the greatest or the least value, if asked for")
     named_bonus: float = weight(1.0, "one of a few lines that begin with a word of the question")
-    named_record_bonus: float = weight(0.6, "a line below such a line")
+    named_record_bonus: float = weight(1.0, "a line below such a line")
     remedy_bonus: float = weight(1.0, "a remedy, or a setting related to the failure, if something is wrong")
     boilerplate_factor: float = weight(0.3, "a digest, or where a log is, if the question asks what is wrong", "factor")
     hint_factor: float = weight(0.3, "a line in brackets", "factor")
@@ -101,7 +90,7 @@ class PlainTextCompressor:
             return None
         structure = records.find_structure(text, spans)
         templates = extract_line_templates(text, spans)
-        grades = grade_counters(text, spans, severity.grade_lines(text, spans))
+        grades = severity.grade_counters(text, spans, severity.grade_lines(text, spans))
         blocks = list(table_parser.find_blocks(text, spans))
         scores = self._score_lines(task, spans, structure, templates, grades, blocks)
         verdicts = lines.select_verdicts(text, spans, grades, weights)
@@ -355,36 +344,6 @@ def extract_line_templates(text: str, spans: Sequence[Span]) -> list[str]:
     ]
 
 
-def grade_counters(text: str, spans: Sequence[Span], grades: Sequence[int]) -> list[int]:
-    """Correct the grades of lines with counters of failures: `Exit Code: 137` is an error, `failed=0` is not."""
-    corrected = list(grades)
-    for index, line_counts in _find_counters(text, spans).items():
-        if any(line_counts):
-            corrected[index] = max(corrected[index], severity.ERROR)
-        elif corrected[index] == severity.ERROR:
-            corrected[index] = 0
-    for index, _ in _iter_matching_lines(_STATE_WORDS, _FAILED_STATE, text, spans):
-        corrected[index] = max(corrected[index], severity.ERROR)
-    return corrected
-
-
-def _find_counters(text: str, spans: Sequence[Span]) -> dict[int, list[bool]]:
-    """Return for each line with counters whether each of them is more than zero."""
-    counters: dict[int, list[bool]] = {}
-    for index, match in _iter_matching_lines(_COUNTED_WORDS, _COUNTER, text, spans):
-        counters.setdefault(index, []).append(match[1].strip("0") != "")
-    return counters
-
-
-def _iter_matching_lines(
-    words: Sequence[str], pattern: re.Pattern[str], text: str, spans: Sequence[Span]
-) -> Iterator[tuple[int, re.Match[str]]]:
-    """Yield the matches of a pattern in the lines that contain one of the words, in lower case."""
-    for index in sorted(set(severity.find_lines_with_words(text, words, spans))):
-        for match in pattern.finditer(text, *spans[index]):
-            yield index, match
-
-
 def spread_severity(structure: Structure, severities: Sequence[float], share: float) -> list[float]:
     """Return for each line a bonus for the worst severity in its section, and `share` of it per section further out."""
     parents = structure.parents
@@ -396,7 +355,8 @@ def spread_severity(structure: Structure, severities: Sequence[float], share: fl
     bonuses = [0.0] * len(parents)
     for index, parent in enumerate(parents):
         if parent >= 0:
-            bonuses[index] = max(severities[parent], worst[parent], bonuses[parent])
+            nearness = min(1.0, MAX_SECTION_LINES / (structure.ends[parent] - parent))
+            bonuses[index] = max(severities[parent], nearness * worst[parent], bonuses[parent])
     return bonuses
 
 

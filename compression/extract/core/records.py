@@ -14,6 +14,7 @@ from itertools import pairwise
 from . import indentation
 from .bm25 import Span
 
+FIELD_CHARACTERS = 20_000  # of the start, to recognise fields
 MIN_FIELDS = 6  # of a record
 MIN_FIELD_SHARE = 0.6  # of all keys among as many fields from the first one
 MAX_KEY_CHARACTERS = 80
@@ -184,6 +185,8 @@ def _find_openers(
         same = {index for index in blocks if keys[index] == first_key}
         if first_key and len(same) >= MIN_BLOCK_SHARE * len(blocks):
             return same, True
+    if not openers and _FIELD.match(text, *spans[0]) and are_fields(text[:FIELD_CHARACTERS]):
+        return {index for index in range(len(spans)) if keys[index] == first_key}, False
     flush = [index for index, indent in enumerate(indents) if indent == least]
     flush_blocks = [index for index in sorted(blocks) if indents[index] == least]
     if not openers and len(flush_blocks) > 1 and len(blocks) > 1:
