@@ -13,7 +13,18 @@ from math import log
 
 from ..compressor import CompressedPassage, Task
 from . import table_parser
-from .core import answer_types, bm25, diagnosis, line_values, lines, record_starts, records, severity, thinning
+from .core import (
+    answer_types,
+    bm25,
+    diagnosis,
+    line_values,
+    lines,
+    query_plans,
+    record_starts,
+    records,
+    severity,
+    thinning,
+)
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.lines import LineWeights
@@ -54,6 +65,7 @@ class PlainTextWeights(LineWeights):
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
     odd_value_bonus: float = weight(0.4, "a value unlike those of the same key, or a missing one")
     max_statuses: int = weight(8, "statuses of HTTP responses that are always kept", "lines")
+    slow_step_bonus: float = weight(1.0, "a slow step of a query plan, and more by its share of the time")
     asked_bonus: float = weight(1.0, "a field with the greatest or the least value, if asked for")
     named_bonus: float = weight(1.0, "one of a few lines that begin with a word of the question")
     named_record_bonus: float = weight(1.0, "a line below such a line")
@@ -94,6 +106,7 @@ class PlainTextCompressor:
         blocks = list(table_parser.find_blocks(text, spans))
         scores = self._score_lines(task, spans, structure, templates, grades, blocks)
         verdicts = lines.select_verdicts(text, spans, grades, weights)
+        steps = query_plans.find_steps(text, spans)  # their times make sense without the steps above
         statuses = line_values.find_status_lines(text, spans)
         share = int(weights.whole_record_share * task.target * CHARACTERS_PER_TOKEN)
         limit = max(weights.min_whole_characters, min(weights.max_whole_characters, share))
@@ -112,7 +125,10 @@ class PlainTextCompressor:
             "pieces" if lines.has_pieces(text, spans) else "lines",
             weights,
             sizes=[after - first for first, after in bounds],
-            parents=[owners[structure.parents[first]] if structure.parents[first] >= 0 else -1 for first in firsts],
+            parents=[
+                owners[structure.parents[first]] if structure.parents[first] >= 0 and first not in steps else -1
+                for first in firsts
+            ],
             partners={
                 owners[first]: owners[line]
                 for first, line in (
@@ -230,6 +246,9 @@ class PlainTextCompressor:
         ):
             for index in indices:
                 scores[index] += bonus
+        steps = query_plans.find_steps(task.text, spans)
+        for index, share in query_plans.score_steps(task.text, spans, structure.parents, steps):
+            scores[index] += weights.slow_step_bonus * (1.0 + share)
         boost_ends(scores, weights.edge_bonus)
         scores[0] += weights.edge_bonus * records.is_identity(task.text, spans[0])
         for position, bonus in enumerate(weights.tail_bonuses[: len(scores)], start=1):

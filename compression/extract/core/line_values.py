@@ -9,6 +9,7 @@ from .bm25 import Query, Span
 from .outliers import DEFAULT_OUTLIER_WEIGHTS, find_outliers, find_outlying_numbers, is_quantity, rank_numbers
 
 ASKED_LINES = 3  # with the greatest or least values of a field
+MAX_COMPARED_COLUMNS = 3  # more columns give one line each
 MAX_COLUMNS = 10  # of lines with columns, from the left
 MIN_NUMERIC_SHARE = 0.8  # of the lines with a number in a column
 MIN_COLUMN_LINES = 5
@@ -52,7 +53,7 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
         return []
     named = _find_named_fields(text, spans, question, query)
     columns = named or list(_iter_columns(text, spans))
-    count = ASKED_LINES if len(columns) == 1 or named else 1
+    count = ASKED_LINES if len(columns) <= MAX_COMPARED_COLUMNS or named else 1
     return [
         values[position][0]
         for values in columns
