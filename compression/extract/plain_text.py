@@ -133,6 +133,7 @@ class PlainTextCompressor:
                 owners[first]: owners[line]
                 for first, line in (
                     *((row, block.header) for block in blocks for row in block.rows),
+                    *line_values.find_key_elements(text, spans),
                     *structure.identities.items(),
                 )
                 if owners[first] != owners[line]

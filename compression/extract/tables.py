@@ -118,7 +118,8 @@ def find_odd_rows(
         for row, score in scores.items():
             bonuses[row] = max(bonuses.get(row, 0.0), factor * score)
     for row, frequency in _find_kinds(columns, weights):
-        bonuses[row] = max(bonuses.get(row, 0.0), weights.outlier_bonus / (1.0 + log(frequency)))
+        bonus = weights.outlier_bonus / (1.0 + log(frequency)) if frequency else weights.kind_bonus
+        bonuses[row] = max(bonuses.get(row, 0.0), bonus)
     return bonuses
 
 
@@ -139,15 +140,18 @@ def _rank_asked_columns(
         lambda name: answer_types.is_measure(name, question),
         lambda name: bm25.is_named(name, query),
     ):
-        asked = [cells for name, cells in zip(names, columns, strict=True) if is_asked(name)]
-        rankings = [rank_numbers(cells, count, least=least) for cells in asked]
+        rankings = [
+            rank_numbers(cells, count, least=least != answer_types.is_reversed(name, question))
+            for name, cells in zip(names, columns, strict=True)
+            if is_asked(name)
+        ]
         if any(rankings):
             return rankings
     return [rank_numbers(cells, 1, least=least) for cells in columns]
 
 
 def _find_kinds(columns: Sequence[Sequence[str]], weights: TableWeights) -> Iterator[tuple[int, int]]:
-    """Yield the rows with a rare combination of common values, with its frequency; of others, the first row with 1."""
+    """Yield the rows with a rare combination of common values, with its frequency; of others, the first row with 0."""
     total = len(columns[0])
     common = [cells for cells in columns if 1 < len(set(cells)) <= max(3, total // 10)]
     if total < weights.min_values or not common:
@@ -159,7 +163,7 @@ def _find_kinds(columns: Sequence[Sequence[str]], weights: TableWeights) -> Iter
     first_rows = {kind: row for row, kind in reversed(list(enumerate(kinds)))}
     rare = {kind for kind, count in counts.items() if count <= max(1, total // 20)}
     yield from ((row, counts[kind]) for row, kind in enumerate(kinds) if kind in rare)
-    yield from ((row, 1) for kind, row in first_rows.items() if kind not in rare)
+    yield from ((row, 0) for kind, row in first_rows.items() if kind not in rare)
 
 
 def _find_empty_cells(cells: Sequence[str], max_share: float) -> list[int]:

@@ -101,6 +101,14 @@ def find_status_lines(text: str, spans: Sequence[Span]) -> list[int]:
     return [index for index in candidates if _STATUS_LINE.match(text, *spans[index])]
 
 
+def find_key_elements(text: str, spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
+    """Yield the lines with the key of a property list, and with its value, each with the other one."""
+    for index, (start, end) in enumerate(spans[:-1]) if "<key>" in text else ():
+        if text.endswith("</key>", start, end):
+            yield index, index + 1
+            yield index + 1, index
+
+
 def find_odd_values(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
     """Return the lines with a value unlike those of the same key, or an odd flag; and the lines without a value.
 

@@ -16,6 +16,7 @@ UNIT_FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
 _QUANTITY = re.compile(r"[$€£]?(-?\d[\d,]{0,20}(?:\.\d+)?)\s?(?:([kKMGTPgtp]|m(?=i?[bB]))?i?[bB]?%?|(m))")
 _DURATION = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 _UNIT_DURATION = re.compile(r"(?=\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?|(\d+(?:\.\d+)?) ?ms")
+_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d))?)?(?![\d:]).{0,16}")
 _VERSION = re.compile(r"v?(\d{1,6})(?:\.\d{1,9}){1,3}(?:[-+.]\S{1,40})?")
 _SHAPE_PARTS = re.compile(r"[a-z]+|[A-Z]+|\d+")
 
@@ -77,9 +78,9 @@ def is_quantity(value: str) -> bool:
 def parse_numbers(values: Sequence[str]) -> list[float]:
     """Return the values as numbers; raise `ValueError` for any other text.
 
-    Reads `1,204`, `37%`, `1.5 GiB`, `250m` (a fraction, unless the others are times), `7:53.61` and `2d11h`.
+    Reads `1,204`, `37%`, `1.5 GiB`, `250m` (a fraction, unless the others are times), `7:53.61`, `2d11h` and ISO dates.
     """
-    for parse in (float, _parse_quantity):
+    for parse in (float, _parse_quantity, _parse_date):
         try:
             return list(map(parse, values))
         except ValueError:
@@ -92,6 +93,13 @@ def _parse_quantity(value: str) -> float:
     if match is None:
         raise ValueError(value)
     return float(match[1].replace(",", "")) * (UNIT_FACTORS[(match[2] or "").lower()] if match[3] is None else 1e-3)
+
+
+def _parse_date(value: str) -> float:
+    match = _DATE.fullmatch(value)
+    if match is None:
+        raise ValueError(value)
+    return float("".join([part or "00" for part in match.groups()]))
 
 
 def _parse_duration(value: str) -> float:

@@ -18,7 +18,7 @@ from ...compressor import Task
 from ..core import answer_types, bm25, severity
 from ..core.base_weights import weight
 from ..core.bm25 import Span
-from ..core.outliers import OutlierWeights, find_outliers, rank_numbers
+from ..core.outliers import EMPTY_LITERAL, OutlierWeights, find_outliers, rank_numbers
 from ..core.scoring import score_matches
 from ..core.selection import Units, choose_units, drop_worthless_units
 from . import paths
@@ -63,6 +63,7 @@ class JsonWeights(OutlierWeights):
     key_match_factor: float = weight(0.6, "a value whose key alone matches the question, as in all rows", "factor")
     asked_bonus: float = weight(1.0, "the greatest or the least value of a field, if asked for")
     asked_values: int = weight(3, "values with this bonus", "values")
+    max_missing_share: float = weight(0.1, "rows without a field that the others have, at most", "share of rows")
     max_rare_share: float = weight(0.05, "rows with a field that the others lack, at most", "share of rows")
     min_compared_rows: int = weight(3, "rows that are compared with one another", "rows")
 
@@ -345,6 +346,8 @@ class JsonSelector:
         """Yield the units of outliers among the values of a column, and values that few rows have."""
         for _, cells, units in self._iter_columns():
             yield from (units[row] for row in find_outliers(cells, self.weights))
+            if 0 < cells.count(EMPTY_LITERAL) <= self.weights.max_missing_share * len(cells):
+                yield from (unit for unit, cell in zip(units, cells, strict=True) if cell == EMPTY_LITERAL)
         for units in self._units_by_path.values():
             siblings = self._units_by_path[self._paths[self.parents[units[0]]]] if self._paths[units[0]] else units
             if len(siblings) >= self.weights.min_values and len(units) <= self.weights.max_rare_share * len(siblings):
@@ -357,7 +360,12 @@ class JsonSelector:
             if pattern.search(question):
                 for is_asked in (answer_types.is_measure, lambda name, _: bm25.is_named(name, query)):
                     rankings = [
-                        [units[row] for row in rank_numbers(cells, self.weights.asked_values, least=least)]
+                        [
+                            units[row]
+                            for row in rank_numbers(
+                                [cell.strip('"') for cell in cells], self.weights.asked_values, least=least
+                            )
+                        ]
                         for name, cells, units in self._iter_columns()
                         if is_asked(name, question)
                     ]
