@@ -19,7 +19,6 @@ from .core.outliers import OutlierWeights
 MAX_NAME_CHARACTERS = 60
 MIN_WORD_COLUMNS = 4  # separated by single blanks
 MIN_BLOCK_ROWS = 4  # of columns inside another text
-MAX_BLOCK_COLUMNS = 30
 MAX_RECORD_LINES = 50  # of a record with line ends in quoted cells
 
 _RULE_LINE = re.compile(
@@ -32,7 +31,7 @@ _NOT_COLUMN_NAME = re.compile(r"\d:\d\d|[{}=<>;]|\w\((?![a-z%/]{1,12}\)$)")  # `
 _CAPITAL_HEADER = re.compile(r"[A-Z][A-Z0-9_%/()#:.-]*(?: [A-Z][A-Z0-9_%/()#:.-]*)*(?:\s{2,}|\t|$)")
 _WORD_NAME = re.compile(r"[A-Z%#\d][\w%#+/().:-]*$")
 _NUMBERS = re.compile(r"[-\d.,:%+kKMGTiB ]+")
-_BLOCK_NAME = re.compile(r"[A-Za-z%#][\w%#+/().:<>-]*$")
+_BLOCK_HEADER = re.compile(r"[ \t]*[A-Za-z%#][\w%#+/().:<>-]*+(?:[ \t]+[A-Za-z%#][\w%#+/().:<>-]*+){2,29}\s*$")
 _COLUMN_GAP = re.compile(r"\s{2,}|\t")
 
 SplitFunction = Callable[[str], Sequence[str]]
@@ -144,12 +143,11 @@ def find_blocks(text: str, spans: Sequence[Span]) -> Iterator[ColumnBlock]:
 
 def _read_block(text: str, spans: Sequence[Span], header: int) -> ColumnBlock | None:
     """Read the columns below a line of names, until the first line with another number of cells."""
-    line = text[slice(*spans[header])]
-    words = line.split()
-    if not 2 < len(words) <= MAX_BLOCK_COLUMNS or not all(map(_BLOCK_NAME.match, words)):
+    if not _BLOCK_HEADER.match(text, *spans[header]):
         return None
+    line = text[slice(*spans[header])]
     first = header + 1 + (_RULE_LINE.match(text, *spans[header + 1]) is not None)
-    for split_line, least in ((_split_aligned, 3), (_make_word_splitter(len(words)), MIN_WORD_COLUMNS)):
+    for split_line, least in ((_split_aligned, 3), (_make_word_splitter(len(line.split())), MIN_WORD_COLUMNS)):
         names = split_line(line)
         rows: list[Sequence[str]] = []
         for start, end in spans[first:] if least <= len(names) == len(set(names)) else ():

@@ -185,7 +185,7 @@ def _find_openers(
         same = {index for index in blocks if keys[index] == first_key}
         if first_key and len(same) >= MIN_BLOCK_SHARE * len(blocks):
             return same, True
-    if not openers and _FIELD.match(text, *spans[0]) and are_fields(text[:FIELD_CHARACTERS]):
+    if not openers and indents[0] == least and _FIELD.match(text, *spans[0]) and are_fields(text[:FIELD_CHARACTERS]):
         return {index for index in range(len(spans)) if keys[index] == first_key}, False
     flush = [index for index, indent in enumerate(indents) if indent == least]
     flush_blocks = [index for index in sorted(blocks) if indents[index] == least]
