@@ -8,7 +8,6 @@ than some ten thousand units.
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from math import inf, sqrt
@@ -16,14 +15,14 @@ from typing import NamedTuple
 
 from ...compressor import Task
 from ..core import answer_types, bm25, severity
-from ..core.base_weights import weight
 from ..core.bm25 import Span
-from ..core.outliers import EMPTY_LITERAL, OutlierWeights, find_outliers, rank_numbers
+from ..core.outliers import EMPTY_LITERAL, find_outliers, rank_numbers
 from ..core.scoring import score_matches
 from ..core.selection import Units, choose_units, drop_worthless_units
 from . import paths
 from .records import RecordTable
 from .tree import RUN_CHARACTERS, JsonNode, ParsedJson, compute_unit_size, parse_items
+from .weights import JsonWeights
 from .writer import VALUE_UNIT
 
 TAIL_CHARACTERS = 20  # of a unit; enough for an empty value
@@ -34,38 +33,6 @@ _IDENTITY_KEY = re.compile(
     re.IGNORECASE,
 )
 _EMPTY_VALUE = re.compile(r"(?:null|false|true|0|\"\"|\[\s*\]|\{\s*\}|\"none\")$", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class JsonWeights(OutlierWeights):
-    """Weights of JSON."""
-
-    min_score: float = weight(0.15, "a value worth its tokens; times the root of its rank among those of its row")
-    marker_cost: int = weight(0, "budget that the marker of a gap uses", "characters")
-    outline_share: float = weight(0.8, "characters of the selection; its labels take the others", "share of budget")
-    sibling_weight: float = weight(0.5, "part of its object's best score that a value gains", "factor")
-    key_weight: float = weight(0.5, "part of the score of the keys above it that a value gains", "factor")
-    level_decay: float = weight(0.85, "these gains at each further level", "factor")
-    first_bonus: float = weight(0.15, "the first element of an array")
-    last_bonus: float = weight(0.1, "the last element of an array")
-    edge_decay: float = weight(0.7, "these bonuses at each further level", "factor")
-    length_penalty: float = weight(0.1, "a value of 1000 characters or more")
-    outlier_bonus: float = weight(0.45, "an error or an outlier")
-    summary_bonus: float = weight(0.8, "a short scalar of the outermost object")
-    min_summarized_values: int = weight(20, "values for each member of an outermost object with such scalars", "values")
-    max_summary_characters: int = weight(120, "a short scalar with its key, at most", "characters")
-    identity_weight: float = weight(0.95, "part of a row's best score that its id and its name gain", "factor")
-    max_identity_values: int = weight(3, "such members of a row, at most", "values")
-    path_bonus: float = weight(0.5, "a value on a path in the question, if such values are many")
-    max_required_values: int = weight(40, "values on a path in the question that are all kept", "values")
-    shared_factor: float = weight(0.3, "a value that nearly all rows have, besides the first one", "factor")
-    min_shared_share: float = weight(0.8, "rows with such a value", "share of rows")
-    key_match_factor: float = weight(0.6, "a value whose key alone matches the question, as in all rows", "factor")
-    asked_bonus: float = weight(1.0, "the greatest or the least value of a field, if asked for")
-    asked_values: int = weight(3, "values with this bonus", "values")
-    max_missing_share: float = weight(0.1, "rows without a field that the others have, at most", "share of rows")
-    max_rare_share: float = weight(0.05, "rows with a field that the others lack, at most", "share of rows")
-    min_compared_rows: int = weight(3, "rows that are compared with one another", "rows")
 
 
 class _OpenContainer(NamedTuple):
