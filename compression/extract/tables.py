@@ -92,7 +92,9 @@ def iter_asked_rows(
     bonus, count = weights.asked_bonus, weights.asked_rows
     for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True)):
         if pattern.search(question):
-            for ranking in _rank_asked_columns(names, columns, question, query, count, least=least):
+            named_columns = list(zip(names, columns, strict=True))
+            rankings = line_values.rank_asked_columns(named_columns, question, query, count, least=least)
+            for ranking in [rows for _, rows in rankings] or [rank_numbers(cells, 1, least=least) for cells in columns]:
                 yield from ((row, bonus * (1 + 1 / (1 + rank))) for rank, row in enumerate(ranking))
     stems = [terms.stem((match[1] or match[2]).lower())[:5] for match in _ABSENCE.finditer(question)]
     asks_for_empty = answer_types.EMPTY.search(question) is not None
@@ -121,33 +123,6 @@ def find_odd_rows(
         bonus = weights.outlier_bonus / (1.0 + log(frequency)) if frequency else weights.kind_bonus
         bonuses[row] = max(bonuses.get(row, 0.0), bonus)
     return bonuses
-
-
-def _rank_asked_columns(
-    names: Sequence[str],
-    columns: Sequence[Sequence[str]],
-    question: str,
-    query: bm25.Query,
-    count: int,
-    *,
-    least: bool,
-) -> list[list[int]]:
-    """Return the rows with the greatest or least numbers of the columns that measure what is asked, or are named.
-
-    Without such columns of numbers, returns one row of each column.
-    """
-    for is_asked in (
-        lambda name: answer_types.is_measure(name, question),
-        lambda name: bm25.is_named(name, query),
-    ):
-        rankings = [
-            rank_numbers(cells, count, least=least != answer_types.is_reversed(name, question))
-            for name, cells in zip(names, columns, strict=True)
-            if is_asked(name)
-        ]
-        if any(rankings):
-            return rankings
-    return [rank_numbers(cells, 1, least=least) for cells in columns]
 
 
 def _find_kinds(columns: Sequence[Sequence[str]], weights: TableWeights) -> Iterator[tuple[int, int]]:

@@ -62,6 +62,26 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
     ]
 
 
+def rank_asked_columns(
+    columns: Sequence[tuple[str, Sequence[str]]], question: str, query: Query, count: int, *, least: bool
+) -> list[tuple[int, list[int]]]:
+    """Return the columns that measure what is asked, else those that are named, with their greatest or least rows.
+
+    A column is its name and its cells; only columns of numbers count.
+    """
+    measured = [index for index, (name, _) in enumerate(columns) if answer_types.is_measure(name, question)]
+    named = [index for index, (name, _) in enumerate(columns) if bm25.is_named(name, query)]
+    for indices in (measured, named):
+        rankings: list[tuple[int, list[int]]] = []
+        for index in indices:
+            name, cells = columns[index]
+            is_reversed = answer_types.is_reversed(name, question)
+            rankings.append((index, rank_numbers(cells, count, least=least != is_reversed)))
+        if any(rows for _, rows in rankings):
+            return rankings
+    return []
+
+
 def _find_named_fields(text: str, spans: Sequence[Span], question: str, query: Query) -> list[list[tuple[int, str]]]:
     """Return the lines and values of each field that the query names; the names of fields come from a sample."""
     sample = spans[:: max(1, len(spans) // SAMPLED_FIELDS)]
@@ -127,7 +147,8 @@ def find_odd_values(text: str, spans: Sequence[Span]) -> tuple[list[int], list[i
                 assigned.append((index, value))
     odd: set[int] = set()
     empty = {index for index, value in assigned if not value}
-    empty = empty if len(empty) <= MAX_ODD_SHARE * len(assigned) else set()
+    if len(empty) > MAX_ODD_SHARE * len(assigned):
+        empty.clear()
     for words, flags in _FLAGS:
         values = [(index, value) for index, value in pairs if value in flags]
         for word in words if len(values) >= MIN_PAIRS else ():

@@ -9,14 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain
 from math import inf, sqrt
 from typing import NamedTuple
 
 from ...compressor import Task
-from ..core import answer_types, bm25, severity
+from ..core import answer_types, bm25, line_values, severity
 from ..core.bm25 import Span
-from ..core.outliers import EMPTY_LITERAL, find_outliers, rank_numbers
+from ..core.outliers import EMPTY_LITERAL, find_outliers
 from ..core.scoring import score_matches
 from ..core.selection import Units, choose_units, drop_worthless_units
 from . import paths
@@ -322,23 +321,13 @@ class JsonSelector:
 
     def _iter_asked_values(self, query: bm25.Query) -> Iterator[int]:
         """Yield the units with the greatest or least value of a field, if the question asks for them."""
-        question = self.task.question
+        question, count = self.task.question, self.weights.asked_values
         for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True)):
             if pattern.search(question):
-                for is_asked in (answer_types.is_measure, lambda name, _: bm25.is_named(name, query)):
-                    rankings = [
-                        [
-                            units[row]
-                            for row in rank_numbers(
-                                [cell.strip('"') for cell in cells], self.weights.asked_values, least=least
-                            )
-                        ]
-                        for name, cells, units in self._iter_columns()
-                        if is_asked(name, question)
-                    ]
-                    if any(rankings):
-                        yield from chain.from_iterable(rankings)
-                        break
+                columns = list(self._iter_columns())
+                cells = [(name, [literal.strip('"') for literal in literals]) for name, literals, _ in columns]
+                for column, rows in line_values.rank_asked_columns(cells, question, query, count, least=least):
+                    yield from (columns[column][2][row] for row in rows)
 
     def _iter_columns(self) -> Iterator[tuple[str, Sequence[str], Sequence[int]]]:
         """Yield the name of each column, its literals, and their units: of narrow tables, and of values with a path."""
