@@ -27,13 +27,12 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from torch.nn import functional
 
-from ..compression.clara import prompts, resources
+from ..compression.clara import prompts
 from ..compression.clara.base_weights import BaseWeights, DecoderLayer
 from ..compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from ..compression.clara.checkpoint_config import CheckpointConfig, WeightFormat
 from ..compression.clara.clara import Clara, Reply
 from ..compression.clara.decoder_config import DecoderConfig
-from ..compression.clara.exceptions import CheckpointError
 from ..compression.clara.jobs import ModelJob
 from ..compression.clara.lora import TARGET_MODULES, Adapter, LoraPair
 from ..compression.clara.model import ClaraModel
@@ -42,7 +41,9 @@ from ..compression.clara.prompt_layout import plan_prompt
 from ..compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
 from ..compression.clara.weight_quantization import make_linear
 from ..compression.clara.worker import Worker
-from ..compression.worker import WorkerLimits
+from ..compression.models import resources
+from ..compression.models.errors import CheckpointError
+from ..compression.models.worker import WorkerLimits
 
 Result = TypeVar("Result")
 MAX_DOCUMENT_TOKENS, MEMORY_TOKENS, RANK = 256, 16, 16

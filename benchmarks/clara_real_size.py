@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..compression.clara import resources
 from ..compression.clara.clara import Clara
 from ..compression.clara.decoder_config import DecoderConfig, read_decoder_config
 from ..compression.clara.decoding import DecodingBatch
 from ..compression.clara.memory_estimate import LINEAR_MODULES
+from ..compression.models import resources
 
 SHAPE = DecoderConfig(4096, 32, 32, 8, 128, 14336, 32000, 1e-5, 1e6, 32768, (-1,))  # no end token: full answers
 FORMATS = {"bf16": ("bfloat16", "no"), "fp32": ("float32", "no"), "int8": ("auto", "int8"), "int4": ("auto", "int4")}

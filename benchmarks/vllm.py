@@ -25,10 +25,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from ..compression.clara.async_engine import ClaraAnswer, ClaraBackend, LocalClara, LocalModelConfig
-from ..compression.clara.jobs import ModelJob
+from ..compression.clara.async_engine import ClaraBackend, LocalClara, LocalModelConfig
+from ..compression.clara.jobs import ClaraAnswer, ModelJob
 from ..compression.clara.model_source import ModelSource
-from ..compression.worker import WorkerLimits
+from ..compression.models.worker import WorkerLimits
 from ..proxy.http.vllm_clara import VllmClara
 from .servers import Server, read_cpu_seconds, read_rss_mb
 from .vllm_server import run_vllm

@@ -67,11 +67,20 @@ class ModelSettings(BaseSettings):
     latents: Literal["exact", "int8"] = Field(
         default="exact", description="Storage format of compressed documents: `exact`, or `int8` at half the size."
     )
-    latents_url: Annotated[str | None, require_scheme("redis", "rediss", "unix")] = Field(
+    latents_url: Annotated[
+        str | None, require_scheme("redis", "rediss", "unix", "postgresql", "postgres", "postgresql+asyncpg")
+    ] = Field(
         default=None,
         repr=False,
-        description="Redis in which proxies share compressed documents: `redis://...`. It needs memory of its own, "
-        "apart from the originals.",
+        description="Database in which proxies share compressed documents: `redis://...`, with memory of its own apart "
+        "from the originals, or `postgresql://...`, of at most `CLARA_LATENTS_DISK_MB`.",
+    )
+    abstention_threshold: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Score above which CLaRa's answer counts as not in memory and the text is extracted instead, if "
+        "the checkpoint has an abstention head; by default the head's own, and `1` never abstains.",
     )
     latents_memory_mb: int = Field(
         default=256, ge=0, description="Memory for compressed documents that were used lately, in MiB."

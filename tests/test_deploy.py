@@ -17,7 +17,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from clara_proxy.compression.clara.async_engine import LocalClara, LocalModelConfig
-from clara_proxy.compression.worker import WorkerLimits
+from clara_proxy.compression.models.worker import WorkerLimits
 from clara_proxy.config.setting_types import Mode
 from clara_proxy.config.settings import ENV_PREFIX, Settings
 from clara_proxy.proxy.stores.ledger import Ledger

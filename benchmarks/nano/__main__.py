@@ -1,16 +1,17 @@
-"""Trains or evaluates clara-nano, from a checkout of the repository.
+"""Trains or evaluates clara-nano, or its abstention head, from a checkout of the repository.
 
     python -m clara_proxy.benchmarks.nano train --help
     python -m clara_proxy.benchmarks.nano evaluate --help
+    python -m clara_proxy.benchmarks.nano abstention --help
 
 Without a command it evaluates the checkpoint in the package.
 """
 
 import sys
 
-from . import accuracy_table, train
+from . import abstention, accuracy_table, train
 
-COMMANDS = {"train": train.main, "evaluate": accuracy_table.main}
+COMMANDS = {"train": train.main, "evaluate": accuracy_table.main, "abstention": abstention.main}
 
 
 def main(arguments: list[str]) -> None:

@@ -1,6 +1,6 @@
 """The process's local CLaRa with an asynchronous interface: a worker, a store of latents, and counters.
 
-Importing this module does not load torch; the worker's thread does, at the first job. All errors are `ClaraError`s.
+Importing this module does not load torch; the worker's thread does, at the first job. All errors are `ModelError`s.
 """
 
 import asyncio
@@ -10,26 +10,30 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..compressor import ModelUsage
-from ..worker import WorkerLimits, WorkerStatus
-from . import locate, resources
-from .exceptions import ClaraError, DeadlineError, UnknownRateError
-from .jobs import ModelCost, ModelJob
+from ..models import resources
+from ..models.cost import ModelCost
+from ..models.errors import DeadlineError, ModelError
+from ..models.processor import choose_thread_count
+from ..models.worker import WorkerLimits, WorkerStatus
+from . import locate
+from .exceptions import UnknownRateError
+from .jobs import ClaraAnswer, ModelJob
 from .locate import NANO_NAME
-from .processor import choose_thread_count
 from .worker import Worker
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from .checkpoint_config import Quantization
-    from .clara import Clara, Reply
+    from .clara import Clara
     from .latent_quantization import Precision
     from .latent_store import LatentStore
     from .latents import Latents
     from .quantized_weights import QuantizedWeightStore
+    from .replies import Reply
     from .shared_latents import SharedLatents
 
 
@@ -39,7 +43,7 @@ class LocalModelConfig:
 
     `cache_folder` holds downloaded repositories, beside the hub client's own cache; `quantized_folder` keeps quantized
     weights. Both stores, of latents and of weights, are bounded in bytes. `threads` compute on the processor; None
-    chooses by the model's size.
+    chooses by the model's size. `abstention_threshold` replaces that of the checkpoint's abstention head.
     """
 
     model: str
@@ -57,27 +61,7 @@ class LocalModelConfig:
     quantized_folder: Path | None = None
     quantized_disk_bytes: int = 1 << 34
     shared_latents: "SharedLatents | None" = None
-
-
-class ClaraAnswer(NamedTuple):
-    """CLaRa's answer and its size in tokens.
-
-    `document_tokens` are those of all documents. `memory_tokens` of the prompt's `prompt_tokens` stand for
-    `text_tokens` of text. `left_out` counts the documents without a memory in the prompt, `cut` those that were read in
-    part. `usage` includes the compression of the documents; `tokens` are the ids of the text.
-    """
-
-    text: str
-    finish: str
-    document_tokens: int
-    text_tokens: int
-    memory_tokens: int
-    prompt_tokens: int
-    completion_tokens: int
-    left_out: int
-    cut: int
-    usage: ModelUsage
-    tokens: tuple[int, ...] = ()
+    abstention_threshold: float | None = None
 
 
 class ClaraBackend(Protocol):
@@ -148,7 +132,7 @@ class WorkerBackend(Protocol):
     """A queue of jobs, in this process or on another machine."""
 
     def submit(self, job: ModelJob, *, deadline: float | None = None, cost: ModelCost | None = None) -> "Future[Any]":
-        """Queue a job. Raises `QueueFullError`, or `ClaraError` if closed."""
+        """Queue a job. Raises `QueueFullError`, or `ModelError` if closed."""
         ...
 
     def status(self) -> WorkerStatus:
@@ -169,6 +153,7 @@ class LocalClara:
         self._store_lock = threading.Lock()
         self.device, self.dtype = "", ""
         self.load_seconds: float | None = None
+        self.abstention_threshold: float | None = None
         self.worker = self._create_worker()
         self._rates: dict[int, str | None] = {}
         self._siblings: dict[int, LocalClara] = {}
@@ -185,7 +170,7 @@ class LocalClara:
             config = self.config
             try:
                 self._rates = locate.find_rates(config.model, config.subfolder, locate.HubAccess(config.cache_folder))
-            except ClaraError:
+            except ModelError:
                 return []
         if self._rates:
             return list(self._rates)
@@ -224,9 +209,12 @@ class LocalClara:
             cache=config.cache_folder,
             store=self._open_store(),
             quantized_weights=_open_quantized_weights(config),
+            abstention_threshold=config.abstention_threshold,
         )
         base = clara.model.base
         resources.set_thread_count(choose_thread_count(base.config.hidden_size, config.threads))
+        check = clara.memory_check
+        self.abstention_threshold = None if check is None else check.threshold
         self.device, self.dtype = str(base.device), str(base.dtype).removeprefix("torch.")
         self.load_seconds = round(time.perf_counter() - started, 3)
         self.totals["loads"] += 1
@@ -264,7 +252,7 @@ class LocalClara:
         """Return the answer of a job that generates text from documents."""
         deadline, cost = time.monotonic() + seconds, ModelCost()
         if not isinstance(job.documents, Sequence):
-            raise ClaraError("documents must be a list of texts")
+            raise ModelError("documents must be a list of texts")
         latents = await self.compress(job.documents, seconds, cost)
         reply: Reply = await self._run_job(replace(job, documents=latents), deadline - time.monotonic(), cost)
         return self._build_answer(latents, reply, cost)
@@ -318,6 +306,7 @@ class LocalClara:
             "initialized": worker.loaded,
             "loading": worker.loading,
             "load_seconds": self.load_seconds,
+            "abstention_threshold": self.abstention_threshold,
             "keep_alive_seconds": -1 if worker.keep_alive is None else worker.keep_alive,
             "waiting": worker.waiting,
             "running": worker.running,
@@ -347,6 +336,8 @@ class LocalClara:
         """Stop the workers."""
         for clara in (self, *self._siblings.values()):
             clara.worker.close()
+        if self.config.shared_latents is not None:
+            self.config.shared_latents.close()
 
     def _build_answer(self, latents: "Latents", reply: "Reply", cost: ModelCost) -> ClaraAnswer:
         self.totals.update(answers=1, completion_tokens=len(reply.tokens), prompt_tokens=reply.prompt_tokens)
@@ -363,6 +354,7 @@ class LocalClara:
             cut=sum(read[document] < windows[document] for document in read),
             usage=ModelUsage(cost.tokens, cost.gpu_seconds),
             tokens=reply.tokens,
+            not_in_memory=reply.not_in_memory,
         )
 
     async def _compress(self, job: ModelJob, seconds: float, cost: ModelCost) -> "Latents":

@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..models.errors import CheckpointError
 from .checkpoint_config import WeightFormat
 from .decoder_config import DecoderConfig, read_decoder_config, read_json
-from .exceptions import CheckpointError
 from .lora import TARGET_MODULES
 from .quantized_weights import QuantizedWeightStore, StoredModel
 from .weight_quantization import Linear, describe_format, make_exact_linear, make_quantized_linear, quantize_weight

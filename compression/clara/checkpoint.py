@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from ..models.errors import CheckpointError
 from . import lora
 from .checkpoint_config import CheckpointConfig, read_checkpoint_config
 from .decoder_config import DecoderConfig
-from .exceptions import CheckpointError
 from .inference import Array
 from .tensor_file import read_tensors
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .exceptions import CheckpointError
+from ..models.errors import CheckpointError
 
 WeightFormat = Literal["int8", "int4"]
 Family = Literal["clara", "pisco"]

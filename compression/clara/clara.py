@@ -11,63 +11,35 @@ Shapes: M memory tokens, H hidden size, T positions.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from ..models.errors import CheckpointError, ModelError
 from . import memory_ranking, prompts
+from .abstention_head import MemoryCheck
 from .checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from .checkpoint_config import Quantization
 from .chunking import chunk_in_blocks
 from .cooperative import Steps, run_steps
-from .decoding import DecodingBatch, FinishReason, GeneratedRow, TextStream
-from .exceptions import CheckpointError, ClaraError, reject_single_text
+from .decoding import DecodingBatch, GeneratedRow, TextStream
+from .exceptions import reject_single_text
 from .inference import Array, pick_first_group
 from .latent_store import LatentStore
 from .latents import Latents
 from .memory_ranking import RetrievalResult
 from .model_source import MLX_DEVICE, LoadedModel, ModelSource, Placement
 from .prompt_layout import Compat, PromptPlan, plan_prompt
+from .replies import PreparedPrompt, Reply
 from .tokenizer import Span
 
 if TYPE_CHECKING:
     from .quantized_weights import QuantizedWeightStore
 
+__all__ = ["Clara", "DocumentInput", "PreparedPrompt", "Reply"]
+
 WINDOWS_PER_STEP = 32  # windows that are tokenized before other jobs have their turn
 DocumentInput = str | Sequence[str] | Latents  # the documents of one question
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedPrompt:
-    """One request ready to decode: its input embeddings [T, H], its plan, and the scores of `plan.used` if retrieved.
-
-    `abstention_ids` are the ids of the checkpoint's abstention, if it has one. If `should_abstain`, no memory is near
-    enough to the question and they are the answer; otherwise they are banned.
-    """
-
-    input_embeddings: Array
-    plan: PromptPlan
-    scores: tuple[float, ...] = ()
-    abstention_ids: tuple[int, ...] = ()
-    should_abstain: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """CLaRa's answer and the memories it used.
-
-    `tokens` are the new ids without the end token; `finish` is "length" if `max_new_tokens` ended the answer. `used`
-    are indices of memories in slot order, `left_out` those without a slot; `scores` belong to `used` and are empty
-    without retrieval.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    finish: FinishReason
-    used: tuple[int, ...]
-    left_out: tuple[int, ...]
-    scores: tuple[float, ...]
-    prompt_tokens: int
 
 
 class Clara:
@@ -83,6 +55,7 @@ class Clara:
         compat = compat or Compat(max_prompt_tokens=self.config.max_prompt_tokens)
         self.compat = replace(compat, max_prompt_tokens=min(compat.max_prompt_tokens, positions))
         self.store = store
+        self.memory_check = MemoryCheck.create(self.model, loaded.abstention_head, DECODER_ADAPTER)
 
     @classmethod
     def from_pretrained(  # noqa: PLR0913 - the names that users of such loaders know
@@ -98,16 +71,20 @@ class Clara:
         compat: Compat | None = None,
         store: LatentStore | None = None,
         quantized_weights: "QuantizedWeightStore | None" = None,
+        abstention_threshold: float | None = None,
     ) -> Self:
         """Load a checkpoint folder, or a hub repository such as `apple/CLaRa-7B-Instruct`.
 
         `subfolder` is the compression rate's folder; `base` overrides `decoder_model_name` as the base model; `dtype`
         is "float32", "bfloat16", "float16" or "auto" (bfloat16, float32 on a CPU); `quantization` of the base's weights
         is "int8", "int4" (with bitsandbytes) or "no", kept in `quantized_weights`; `cache` is a folder of downloaded
-        repositories, beside the hub client's own. Raises `CheckpointError` naming a missing or broken file.
+        repositories, beside the hub client's own; `abstention_threshold` (0 to 1) replaces that of the checkpoint's
+        abstention head. Raises `CheckpointError` naming a missing or broken file.
         """
         skips_decoder = bool(compat and compat.skip_decoder_adapter)
-        source = ModelSource(path_or_repo, subfolder, base, skips_decoder, cache, quantized_weights)
+        source = ModelSource(
+            path_or_repo, subfolder, base, skips_decoder, cache, quantized_weights, abstention_threshold
+        )
         return cls(_load_model(source, Placement(device, dtype, quantization)), compat=compat, store=store)
 
     def compress(self, documents: Sequence[str]) -> Latents:
@@ -163,14 +140,12 @@ class Clara:
         """
         reject_single_text(questions, "questions")
         latents = self.collect_latents(documents, len(questions))
-        return self._decode_all(
-            [self.prepare_answer(question, own) for question, own in zip(questions, latents, strict=True)],
-            max_new_tokens,
-        )
+        prepared = [self.prepare_answer(*pair) for pair in zip(questions, latents, strict=True)]
+        return self.decode_all(self.check_memories(prepared), max_new_tokens)
 
     def stream(self, question: str, documents: DocumentInput, max_new_tokens: int = 128) -> Iterator[str]:
         """Yield the answer to one question in pieces that add up to the result of `generate`."""
-        prepared = self.prepare_answer(question, self.collect_latents([documents], 1)[0])
+        (prepared,) = self.check_memories([self.prepare_answer(question, self.collect_latents([documents], 1)[0])])
         decoding, text = self.create_batch(), self.text_stream()
         (row,) = self.add_to_batch(decoding, [prepared], [max_new_tokens])
         while row.finish is None:
@@ -192,12 +167,12 @@ class Clara:
         templates = [template] * count if isinstance(template, int | str) else template
         latents = self.collect_latents(documents, count)
         prepared = [self.prepare_paraphrase(*pair) for pair in zip(templates, latents, strict=True)]
-        return [reply.text for reply in self._decode_all(prepared, max_new_tokens)]
+        return [reply.text for reply in self.decode_all(prepared, max_new_tokens)]
 
     def retrieve(self, question: str, latents: Latents, k: int | None = None) -> RetrievalResult:
         """Return the k memories nearest to a question, by the query adapter of an E2E checkpoint.
 
-        The default for `k` is the checkpoint's own number, or all memories if there are fewer. Raises `ClaraError` if
+        The default for `k` is the checkpoint's own number, or all memories if there are fewer. Raises `ModelError` if
         `k` is larger than the number of memories.
         """
         return self.find_nearest(self.encode_questions([question])[0], latents, k)
@@ -219,7 +194,7 @@ class Clara:
         queries = self.encode_questions(questions)
         results = [self.find_nearest(query, own, k) for query, own in zip(queries, latents, strict=True)]
         prepared = [self.prepare_answer(*item) for item in zip(questions, latents, results, strict=True)]
-        return self._decode_all(prepared, max_new_tokens)
+        return self.decode_all(self.check_memories(prepared), max_new_tokens)
 
     # The same in single steps, for a caller that batches requests.
 
@@ -231,11 +206,11 @@ class Clara:
         """Like `collect_latents`, in steps of one forward pass."""
         if isinstance(documents, Latents):
             if count < 1 or documents.document_count % count:
-                raise ClaraError(f"{documents.document_count} documents cannot be split evenly among {count} questions")
+                raise ModelError(f"{documents.document_count} documents cannot be split evenly among {count} questions")
             return documents.split([documents.document_count // count] * count)
         reject_single_text(documents, "documents")
         if len(documents) != count:
-            raise ClaraError(f"{count} questions, but documents for {len(documents)}: give one list of documents each")
+            raise ModelError(f"{count} questions, but documents for {len(documents)}: give one list of documents each")
         groups = [() if isinstance(item, Latents) else (item,) if isinstance(item, str) else item for item in documents]
         compressed = yield from self.compress_steps([text for group in groups for text in group])
         latents = compressed.split([len(group) for group in groups])
@@ -250,7 +225,7 @@ class Clara:
     def encode_questions(self, questions: Sequence[str]) -> list[Array]:
         """Return each question's vectors [windows, M * H]; several windows if it is longer than a document."""
         if not self.can_retrieve:
-            raise ClaraError("this checkpoint has no query adapter: only E2E checkpoints can retrieve")
+            raise ModelError("this checkpoint has no query adapter: only E2E checkpoints can retrieve")
         owners, spans, _ = run_steps(self._split_into_chunks(questions))
         texts = [questions[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
         vectors = self.encode([self._tokenize(text) for text in texts], QUERY_ADAPTER).reshape(len(texts), -1)
@@ -260,7 +235,7 @@ class Clara:
         """Return the k memories nearest to a query [windows, M * H]; of several windows, the nearest counts."""
         count = min(self.config.top_k, len(latents)) if k is None else k
         if not 0 < count <= len(latents):
-            raise ClaraError(f"k = {count}, but there are {len(latents)} memories to choose from")
+            raise ModelError(f"k = {count}, but there are {len(latents)} memories to choose from")
         scores = self.model.score_cosine(query, latents.vectors)
         order = memory_ranking.top_indices(scores, count)
         return RetrievalResult(tuple(order), tuple(scores[index] for index in order))
@@ -285,10 +260,14 @@ class Clara:
         prepared = self._build_prompt(plan, latents, () if retrieval is None else retrieval.scores[: len(plan.used)])
         return self._apply_abstention(prepared, question, latents, retrieval)
 
+    def check_memories(self, prepared: Sequence[PreparedPrompt]) -> list[PreparedPrompt]:
+        """Mark the questions whose answers are not in their memories, if the checkpoint has an abstention head."""
+        return list(prepared) if self.memory_check is None else self.memory_check.mark_missing(prepared)
+
     def prepare_paraphrase(self, template: int | str, latents: Latents) -> PreparedPrompt:
-        """Lay out a paraphrase of all memories or the first ones that fit. Raises `ClaraError` for a PISCO model."""
+        """Lay out a paraphrase of all memories or the first ones that fit. Raises `ModelError` for a PISCO model."""
         if not self.config.can_paraphrase:
-            raise ClaraError("this checkpoint is PISCO's, which answers questions and has not learned to paraphrase")
+            raise ModelError("this checkpoint is PISCO's, which answers questions and has not learned to paraphrase")
         plan = plan_prompt(prompts.paraphrase_prompt(template), range(len(latents)), range, self.tokenizer, self.compat)
         return self._build_prompt(plan, latents)
 
@@ -311,7 +290,7 @@ class Clara:
     ) -> list[GeneratedRow]:
         """Add prepared requests to a batch; abstentions are returned finished and never enter it."""
         pairs = list(zip(prepared, limits, strict=True))
-        decoded = [(request, limit) for request, limit in pairs if not request.should_abstain]
+        decoded = [(request, limit) for request, limit in pairs if request.is_decoded]
         rows = iter(
             decoding.add_rows(
                 [request.input_embeddings for request, _ in decoded],
@@ -320,7 +299,7 @@ class Clara:
             )
         )
         return [
-            GeneratedRow.finished(request.abstention_ids, limit) if request.should_abstain else next(rows)
+            next(rows) if request.is_decoded else GeneratedRow.finished(request.known_answer, limit)
             for request, limit in pairs
         ]
 
@@ -332,7 +311,8 @@ class Clara:
         """Return the reply of a finished row."""
         plan, finish = prepared.plan, row.finish or "length"
         text, tokens = self.tokenizer.decode(row.tokens), tuple(row.tokens)
-        return Reply(text, tokens, finish, plan.used, plan.left_out, prepared.scores, len(plan.ids))
+        sizes = (plan.used, plan.left_out, prepared.scores, len(plan.ids))
+        return Reply(text, tokens, finish, *sizes, not_in_memory=prepared.is_missing)
 
     def _apply_abstention(
         self, prepared: PreparedPrompt, question: str, latents: Latents, retrieval: RetrievalResult | None
@@ -349,7 +329,8 @@ class Clara:
         vectors = latents.vectors[list(plan.used)]
         return PreparedPrompt(self.model.embed_prompt(plan.ids, plan.slot_positions, vectors), plan, scores)
 
-    def _decode_all(self, prepared: Sequence[PreparedPrompt], max_new_tokens: int) -> list[Reply]:
+    def decode_all(self, prepared: Sequence[PreparedPrompt], max_new_tokens: int) -> list[Reply]:
+        """Return the replies to prepared requests, decoded together."""
         decoding = self.create_batch()
         rows = self.add_to_batch(decoding, prepared, [max_new_tokens] * len(prepared))
         while decoding.rows:

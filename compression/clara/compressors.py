@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import grounding
 from ..compressor import CompressedPassage, Gap, ModelUsage, Task
-from ..model_compression import (
+from ..models.cost import ModelCost
+from ..models.model_compression import (
+    NOT_IN_MEMORY,
     FindCompressor,
     extract_instead,
     find_headings,
@@ -21,10 +23,10 @@ from ..model_compression import (
     split_documents,
     wait_for_job,
 )
-from .jobs import ModelCost, ModelJob
+from .jobs import ModelJob
 
 if TYPE_CHECKING:
-    from .clara import Reply
+    from .replies import Reply
 
 _SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*(?=\s)|[\n\u3002\uff01\uff1f]")
 _NUMBER = re.compile(r"\d+")
@@ -35,7 +37,7 @@ class JobQueue(Protocol):
     """The interface of a `Worker` that these compressors use."""
 
     def submit(self, job: ModelJob, *, deadline: float | None = None, cost: ModelCost | None = None) -> "Future[Any]":
-        """Queue a job. Raises `QueueFullError`, or `ClaraError` if closed."""
+        """Queue a job. Raises `QueueFullError`, or `ModelError` if closed."""
         ...
 
 
@@ -61,7 +63,7 @@ class AnswerCompressor:
     def compress(self, task: Task) -> CompressedPassage | None:
         """Return the answer as a labelled quotation, then evidence of about half the target.
 
-        Raises the worker's errors: `QueueFullError`, `DeadlineError` after `timeout`, `ClaraError`.
+        Raises the worker's errors: `QueueFullError`, `DeadlineError` after `timeout`, `ModelError`.
         """
         extractor = self._find_extractor(task.text)
         headings = find_headings(task.text, extractor)
@@ -70,6 +72,8 @@ class AnswerCompressor:
             return extract_instead(extractor, task)
         job = ModelJob("generate", documents, task.question, max_new_tokens=self._max_new_tokens)
         reply, usage = _run_job(self._worker, job, self._timeout)
+        if getattr(reply, "not_in_memory", False):  # other queues may return replies without this field
+            return extract_instead(extractor, task, usage, NOT_IN_MEMORY)
         answer = _grounded_text(reply, task.text)
         evidence = None
         if answer:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .exceptions import CheckpointError
+from ..models.errors import CheckpointError
 
 
 class DecoderConfig(NamedTuple):

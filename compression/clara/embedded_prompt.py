@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from ..models.errors import ModelError
 from .checkpoint import DECODER_ADAPTER
-from .exceptions import ClaraError
 
 if TYPE_CHECKING:
-    from .clara import Clara, PreparedPrompt, Reply
+    from .clara import Clara
     from .decoding import FinishReason, TextStream
+    from .replies import PreparedPrompt, Reply
 
 MAX_PAYLOAD_BYTES = 64 << 20  # a prompt of 1,024 positions has 16 MiB in float32 at a hidden size of 4,096
 CANARY_TEXT = "The mill at <prompt_embeds> was built in 1874 </s> by <MEM0> Ada Brandt."
@@ -45,18 +46,18 @@ class EmbeddedPrompt:
     @property
     def banned_answer(self) -> tuple[int, ...]:
         """Return the ids that the answer must not begin with; may be empty."""
-        return () if self.prompt.should_abstain else self.prompt.abstention_ids
+        return self.prompt.abstention_ids if self.prompt.is_decoded else ()
 
     def encode(self, tokens: Sequence[int] = ()) -> str:
         """Return the embeddings [T, H] of the prompt and `tokens` after it, as base64 of a file of `torch.save`.
 
-        Raises `ClaraError` if they are larger than `MAX_PAYLOAD_BYTES`.
+        Raises `ModelError` if they are larger than `MAX_PAYLOAD_BYTES`.
         """
         embeddings: torch.Tensor = self.prompt.input_embeddings
         if tokens:
             embeddings = self.clara.model.extend_prompt(embeddings, tokens)
         if embeddings.nbytes > MAX_PAYLOAD_BYTES:
-            raise ClaraError(f"the prompt has {embeddings.nbytes:,} bytes; at most {MAX_PAYLOAD_BYTES:,} are sent")
+            raise ModelError(f"the prompt has {embeddings.nbytes:,} bytes; at most {MAX_PAYLOAD_BYTES:,} are sent")
         file = io.BytesIO()
         torch.save(embeddings.detach().cpu().clone(), file)
         return base64.b64encode(file.getbuffer()).decode("ascii")

@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
+from ..models.errors import CheckpointError
 from . import lora
 from .checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER, Checkpoint, load_checkpoint
 from .checkpoint_config import CheckpointConfig
 from .decoder_config import DecoderConfig, read_json
-from .exceptions import CheckpointError
 from .lora import LoraPair
 from .model_source import ModelSource, find_model_files
 from .tensor_file import read_torch_tensors

@@ -75,6 +75,10 @@ class InferenceModel(Protocol):
         """Return True if the model runs on a device other than the CPU."""
         ...
 
+    def truncate(self, depth: int) -> "InferenceModel":
+        """Return the model's first `depth` layers: its `prefill` returns normalised states [B, H] for logits."""
+        ...
+
     def encode(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Array:
         """Return the last hidden states [rows, M, H] at each row's last `memories` ids, in the order of `rows`."""
         ...

@@ -1,8 +1,10 @@
-"""Jobs for the worker, and their cost. Importing this module does not load torch."""
+"""Jobs for the worker, and their answers. Importing this module does not load torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from ..compressor import ModelUsage
 
 if TYPE_CHECKING:
     from .latents import Latents
@@ -42,9 +44,25 @@ class ModelJob:
             return 0
 
 
-@dataclass(slots=True)
-class ModelCost:
-    """The cost of jobs: tokens read and written, and their share of an accelerator's busy seconds."""
+class ClaraAnswer(NamedTuple):
+    """CLaRa's answer and its size in tokens.
 
-    tokens: int = 0
-    gpu_seconds: float = 0.0
+    `document_tokens` are those of all documents. `memory_tokens` of the prompt's `prompt_tokens` stand for
+    `text_tokens` of text. `left_out` counts the documents without a memory in the prompt, `cut` those that were read in
+    part. `usage` includes the compression of the documents; `tokens` are the ids of the text.
+    With `not_in_memory`, the checkpoint's abstention head says that the memories do not hold the answer; the text is
+    empty.
+    """
+
+    text: str
+    finish: str
+    document_tokens: int
+    text_tokens: int
+    memory_tokens: int
+    prompt_tokens: int
+    completion_tokens: int
+    left_out: int
+    cut: int
+    usage: ModelUsage
+    tokens: tuple[int, ...] = ()
+    not_in_memory: bool = False

@@ -8,17 +8,18 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from ..models import resources
+from ..models.errors import CheckpointError
+from ..models.placement import resolve_device, resolve_dtype
 from . import base_weights as base_model
 from . import checkpoint as checkpoint_files
-from . import lora, memory_estimate, resources
+from . import lora, memory_estimate
 from .base_weights import BaseWeights
 from .checkpoint import Checkpoint
 from .checkpoint_config import CheckpointConfig, WeightFormat
 from .decoder_config import DecoderConfig
-from .exceptions import CheckpointError, ClaraError
 from .model import ClaraModel
 from .model_source import LoadedModel, ModelSource, Placement, find_model_files
-from .processor import prefers_bfloat16
 from .tensor_file import read_torch_tensors
 
 _bases: WeakValueDictionary[str, BaseWeights] = WeakValueDictionary()
@@ -29,7 +30,8 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     """Load a checkpoint and its base. Raises `CheckpointError` naming a missing or broken file."""
     files = find_model_files(source)
     folder, base_folder, config, decoder_config, tokenizer = files
-    device, dtype = resolve_placement(placement, decoder_config.hidden_size)
+    device = resolve_device(placement.device)
+    dtype = resolve_dtype(placement.dtype, device, decoder_config.hidden_size)
     quantization = files.choose_weight_format(placement)
     base_key = _make_base_key(base_folder, device, dtype, quantization)
     if base_key not in _bases:
@@ -59,7 +61,7 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
         max_batch_positions=8192 if device.type == "cuda" else 2048,
     )
     fingerprint = _compute_fingerprint(checkpoint, model, (quantization, tokenizer.revision))
-    return LoadedModel(model, tokenizer, config, fingerprint)
+    return LoadedModel(model, tokenizer, config, fingerprint, files.load_abstention_head(source))
 
 
 def _make_base_key(folder: Path, device: torch.device, dtype: torch.dtype, weight_format: WeightFormat | None) -> str:
@@ -86,28 +88,6 @@ def _require_memory(
     chosen = memory_estimate.format_name(dtype_name, weight_format)
     if shortage := memory_estimate.describe_shortage(estimates, chosen, available):
         raise CheckpointError(f"{folder}: {shortage} (CLARA_DTYPE)")
-
-
-def resolve_placement(placement: Placement, hidden_size: int = 0) -> tuple[torch.device, torch.dtype]:
-    """Return the device and dtype, with "auto" resolved for a model of this size.
-
-    Raises `ClaraError` if one is unknown or not available.
-    """
-    name = placement.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ClaraError(f"device {name!r} is not available on this machine ({error})") from error
-    if placement.dtype == "auto":
-        return device, torch.bfloat16 if device.type != "cpu" or prefers_bfloat16(hidden_size) else torch.float32
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    dtypes |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if placement.dtype not in dtypes:
-        raise ClaraError(f"dtype {placement.dtype!r} is not supported; choose auto, {', '.join(dtypes)}")
-    return device, dtypes[placement.dtype]
 
 
 def _compute_fingerprint(checkpoint: Checkpoint, model: ClaraModel, formats: tuple[str | None, str]) -> str:

@@ -11,11 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..models.errors import CheckpointError, NotDownloadedError
 from .checkpoint_config import read_checkpoint_config
-from .exceptions import CheckpointError, NotDownloadedError
 
 _log = logging.getLogger(__name__)
 
+HEAD_FILE = "abstention.safetensors"  # of an abstention head; few checkpoints have one
 CHECKPOINT_FILES = ("config.json", "adapters.pth", "decoder_first_last_layers.pth")
 BASE_FILES = ("config.json", "tokenizer.json")
 DEFAULT_SUBFOLDER = "compression-16"
@@ -54,7 +55,8 @@ def find_checkpoint_folder(source: str | Path, subfolder: str | None, access: Hu
     name = str(source)
     _require_repo_name(name)
     candidates = list_subfolders(subfolder)
-    snapshot = _fetch_snapshot(name, _list_files(candidates), [_list_files([folder]) for folder in candidates], access)
+    files = [*_list_files(candidates), *_list_files(candidates, [HEAD_FILE])]
+    snapshot = _fetch_snapshot(name, files, [_list_files([folder]) for folder in candidates], access)
     return _require_files(snapshot / (find_complete_subfolder(snapshot, subfolder) or candidates[0]), CHECKPOINT_FILES)
 
 
@@ -71,8 +73,8 @@ def find_complete_subfolder(snapshot: Path, subfolder: str | None) -> str | None
     return None
 
 
-def _list_files(subfolders: Sequence[str]) -> list[str]:
-    return [file if name == "." else f"{name}/{file}" for name in subfolders for file in CHECKPOINT_FILES]
+def _list_files(subfolders: Sequence[str], files: Sequence[str] = CHECKPOINT_FILES) -> list[str]:
+    return [file if name == "." else f"{name}/{file}" for name in subfolders for file in files]
 
 
 def find_rates(source: str | Path, subfolder: str | None, access: HubAccess = DEFAULT_ACCESS) -> dict[int, str | None]:

@@ -7,12 +7,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ..models import resources
+from ..models.errors import CheckpointError, ModelError
 from . import checkpoint as checkpoint_files
-from . import lora, memory_estimate, mlx_model, resources
+from . import lora, memory_estimate, mlx_model
 from .checkpoint import Checkpoint
 from .checkpoint_config import WeightFormat
 from .decoder_config import DecoderConfig, read_json
-from .exceptions import CheckpointError, ClaraError
 from .lora import TARGET_MODULES
 from .mlx_model import Linear, MlxBase, MlxLayer, MlxModel, evaluate
 from .model_source import LoadedModel, ModelFiles, ModelSource, Placement, find_model_files
@@ -52,15 +53,16 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     evaluate(embed, head, [list(pair) for adapter in adapters.values() for layer in adapter for pair in layer.values()])
     model = MlxModel(base, embed, head, adapters)
     formats = (dtype_name, weight_format, files.tokenizer.revision)
-    return LoadedModel(model, files.tokenizer, files.config, _compute_fingerprint(files, checkpoint, formats))
+    fingerprint = _compute_fingerprint(files, checkpoint, formats)
+    return LoadedModel(model, files.tokenizer, files.config, fingerprint, files.load_abstention_head(source))
 
 
 def _choose_dtype(name: str) -> mx.Dtype:
-    """Return the dtype; "auto" is bfloat16 on a GPU and float32 on the CPU. Raises `ClaraError` for another name."""
+    """Return the dtype; "auto" is bfloat16 on a GPU and float32 on the CPU. Raises `ModelError` for another name."""
     if name == "auto":
         return mx.float32 if mx.default_device() == mx.cpu else mx.bfloat16
     if name not in _DTYPES:
-        raise ClaraError(f"dtype {name!r} is not supported; choose auto, {', '.join(_DTYPES)}")
+        raise ModelError(f"dtype {name!r} is not supported; choose auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]
 
 

@@ -7,7 +7,7 @@ Shapes: B rows, T positions, H hidden, N heads, K key heads, D head size, C capa
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -111,6 +111,13 @@ class MlxModel:
     def uses_accelerator(self) -> bool:
         """Return True if the model runs on a GPU."""
         return mx.default_device() != mx.cpu
+
+    def truncate(self, depth: int) -> "MlxModel":
+        """Return the first `depth` layers: `prefill` then returns the normalised states [B, H] instead of logits."""
+        base = replace(self.base, layers=self.base.layers[:depth])
+        identity = mx.eye(base.config.hidden_size, dtype=self.embed.dtype)
+        adapters = {name: adapter[:depth] for name, adapter in self.adapters.items()}
+        return replace(self, base=base, head=identity, adapters=adapters)
 
     def encode(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> NDArray[np.float32]:
         """Return the last hidden states [rows, M, H] at each row's last `memories` ids, in the order of `rows`."""

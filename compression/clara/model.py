@@ -8,7 +8,7 @@ Shapes: B rows, T positions, H hidden, N heads, K key heads, D head size, M memo
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,13 @@ class ClaraModel:
     def uses_accelerator(self) -> bool:
         """Return True if the model runs on a device other than the CPU."""
         return self.base.device.type != "cpu"
+
+    def truncate(self, depth: int) -> "ClaraModel":
+        """Return the first `depth` layers: `prefill` then returns the normalised states [B, H] instead of logits."""
+        base = replace(self.base, layers=self.base.layers[:depth])
+        identity = torch.eye(base.config.hidden_size, dtype=base.dtype, device=base.device)
+        adapters = {name: adapter[:depth] for name, adapter in self.adapters.items()}
+        return replace(self, base=base, head=identity, adapters=adapters)
 
     def encode(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Tensor:
         """Return the last hidden states [rows, M, H] at each row's last `memories` ids, in the order of `rows`."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import locate
+from .abstention_head import AbstentionHead, load_head
 from .checkpoint_config import CheckpointConfig, Quantization, WeightFormat, read_checkpoint_config
 from .decoder_config import DecoderConfig, read_decoder_config
 from .inference import InferenceModel
@@ -26,6 +27,7 @@ class ModelSource:
     skip_decoder_adapter: bool = False
     cache: Path | None = None  # searched before the hub client's own cache
     quantized_weights: "QuantizedWeightStore | None" = None
+    abstention_threshold: float | None = None  # instead of that of the checkpoint's abstention head
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class LoadedModel:
     tokenizer: ClaraTokenizer
     config: CheckpointConfig
     fingerprint: str
+    abstention_head: AbstentionHead | None = None
 
 
 class ModelFiles(NamedTuple):
@@ -60,6 +63,13 @@ class ModelFiles(NamedTuple):
     config: CheckpointConfig
     decoder_config: DecoderConfig
     tokenizer: ClaraTokenizer
+
+    def load_abstention_head(self, source: ModelSource) -> AbstentionHead | None:
+        """Return the checkpoint's abstention head, if it has one; it reads states of the trained decoder."""
+        if source.skip_decoder_adapter:
+            return None
+        decoder = self.decoder_config
+        return load_head(self.folder, decoder.hidden_size, decoder.layer_count, source.abstention_threshold)
 
     def choose_weight_format(self, placement: Placement) -> WeightFormat | None:
         """Return the format of the base's weights; None if they are not quantized."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .exceptions import ClaraError
+from ..models.errors import ModelError
 from .prompts import Prompt
 from .tokenizer import ClaraTokenizer
 
@@ -51,7 +51,7 @@ def plan_prompt(
 ) -> PromptPlan:
     """Lay out a prompt with memories in this order, or with `choose_memories(n)` if only n fit.
 
-    Raises `ClaraError` if the prompt's text alone is too long, or leaves no room for a memory.
+    Raises `ModelError` if the prompt's text alone is too long, or leaves no room for a memory.
     """
     head, tail = _tokenize_prompt(prompt, tokenizer, parse=compat.special_text == "parse", empty=not order)
     width = len(tokenizer.memory_ids) + 1
@@ -59,7 +59,7 @@ def plan_prompt(
     if compat.long_text == "cut":
         return _truncate_plan(_build_plan(head, tail, order, tokenizer), compat.max_prompt_tokens, width)
     if room < min(len(order), 1):
-        raise ClaraError(
+        raise ModelError(
             f"the question's prompt has {1 + len(head) + len(tail)} of at most {compat.max_prompt_tokens} tokens: "
             f"no room for a memory of {width}"
         )
@@ -90,5 +90,5 @@ def _build_plan(
 
 def _truncate_plan(plan: PromptPlan, limit: int, width: int) -> PromptPlan:
     if plan.slot_positions and plan.slot_positions[-1] + width - 1 > limit:
-        raise ClaraError(f"{len(plan.slot_positions)} memories do not fit into {limit} tokens")
+        raise ModelError(f"{len(plan.slot_positions)} memories do not fit into {limit} tokens")
     return PromptPlan(plan.ids[:limit], plan.slot_positions, plan.used, ())

@@ -23,6 +23,10 @@ class SharedLatents(Protocol):
         """Store values."""
         ...
 
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
 
 class SharingLatentStore(LatentStore):
     """A `LatentStore` before `shared`, if there is one; latents found there count as `latents_shared`, too."""

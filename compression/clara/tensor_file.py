@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .exceptions import CheckpointError
+from ..models.errors import CheckpointError
 
 # Names of torch's storages, the dtype of their tensors, and numpy's dtype of the same size.
 _STORAGES = {

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 
-from .exceptions import CheckpointError, ClaraError
+from ..models.errors import CheckpointError, ModelError
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class ClaraTokenizer:
         """Return an encoder row: `<ENC><s>` text `</s>`, cut to `limit` ids, and the memory tokens."""
         body = [self.enc_id, self.bos_id, *text_ids, self.eos_id][:limit]
         if any(token in self._memory_id_set for token in body):
-            raise ClaraError('the text contains a memory token; escape it, or use special_text="plain"')
+            raise ModelError('the text contains a memory token; escape it, or use special_text="plain"')
         return [*body, *self.memory_ids]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..models.errors import CheckpointError
 from .checkpoint_config import WeightFormat
-from .exceptions import CheckpointError
 
 Linear = Callable[[Tensor], Tensor]
 

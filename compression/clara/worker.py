@@ -10,16 +10,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..worker import JobRequest, JobWorker, WorkerLimits
-from .exceptions import ClaraError
-from .jobs import ModelCost, ModelJob
+from ..models.cost import ModelCost
+from ..models.errors import ModelError
+from ..models.worker import JobRequest, JobWorker, WorkerLimits
+from .jobs import ModelJob
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .clara import Clara, PreparedPrompt
+    from .clara import Clara
     from .decoding import DecodingBatch, GeneratedRow, TextStream
     from .latents import Latents
+    from .replies import PreparedPrompt
 
 _log = logging.getLogger(__name__)
 
@@ -64,10 +66,10 @@ class Worker(JobWorker["Clara", _JobRequest]):
 
         After `deadline`, a time of `time.monotonic()`, the future fails with `DeadlineError`. `on_text` gets the text
         in pieces, in the worker's thread, and must not block. The job's cost is added to `cost`. Raises
-        `QueueFullError`, or `ClaraError` if the worker is closed or the question is too long.
+        `QueueFullError`, or `ModelError` if the worker is closed or the question is too long.
         """
         if len(job.question) > MAX_QUESTION_CHARACTERS:  # tokenizing a longer one would delay all other jobs
-            raise ClaraError(
+            raise ModelError(
                 f"the question has {len(job.question):,} characters; at most {MAX_QUESTION_CHARACTERS:,} are read"
             )
         return self._enqueue(_JobRequest(job=job, deadline=deadline, on_text=on_text, cost=cost or ModelCost()))
@@ -107,7 +109,7 @@ class Worker(JobWorker["Clara", _JobRequest]):
     def _start_batch(self, requests: list[_JobRequest]) -> Generator[None]:
         # Any failure of a job goes to its future; the thread and the other jobs continue.
         if self._model is None:
-            raise ClaraError("a job cannot start before the model is loaded")
+            raise ModelError("a job cannot start before the model is loaded")
         try:
             yield from self._prepare_batch(self._model, requests)
         except Exception as error:  # noqa: BLE001 - passed to the future
@@ -139,12 +141,14 @@ class Worker(JobWorker["Clara", _JobRequest]):
             try:
                 if self._prepare_job(clara, request, own_latents, query_of.get(id(request))):
                     prepared.append(request)
-            except ClaraError as error:
+            except ModelError as error:
                 request.set_error(error)
-        self._start_decoding(clara, [request for request in prepared if request.is_active()])
+        self._check_memories(clara, prepared)
+        decoded = [request for request in prepared if request.is_active() and not request.job.prompt_only]
+        self._start_decoding(clara, decoded)
 
     def _prepare_job(self, clara: "Clara", request: _JobRequest, latents: "Latents", query: "Tensor | None") -> bool:
-        """Return True if the job is ready to decode, False if it is done without decoding."""
+        """Return True if the job has a prompt, False if it is done without one."""
         job = request.job
         request.cost.tokens += sum(latents.token_counts) if latents is not job.documents else 0
         retrieval = None if query is None else clara.find_nearest(query, latents, job.k)
@@ -155,11 +159,19 @@ class Worker(JobWorker["Clara", _JobRequest]):
             request.prompt = clara.prepare_paraphrase(job.template, latents)
         else:
             request.prompt = clara.prepare_answer(job.question, latents, retrieval)
-        if job.prompt_only:
-            from .embedded_prompt import EmbeddedPrompt  # noqa: PLC0415 - loads torch
+        return True
 
-            request.set_result(EmbeddedPrompt(clara, request.prompt))
-        return not job.prompt_only
+    def _check_memories(self, clara: "Clara", requests: Sequence[_JobRequest]) -> None:
+        """Mark the questions that the memories do not answer; jobs that want their prompt only end here."""
+        asked = [request for request in requests if request.prompt is not None and request.job.kind != "paraphrase"]
+        prompts = clara.check_memories([request.prompt for request in asked if request.prompt is not None])
+        for request, prompt in zip(asked, prompts, strict=True):
+            request.prompt = prompt
+        for request in requests:
+            if request.job.prompt_only and request.prompt is not None:
+                from .embedded_prompt import EmbeddedPrompt  # noqa: PLC0415 - loads torch
+
+                request.set_result(EmbeddedPrompt(clara, request.prompt))
 
     def _start_decoding(self, clara: "Clara", requests: Sequence[_JobRequest]) -> None:
         if not requests:
@@ -202,9 +214,7 @@ class Worker(JobWorker["Clara", _JobRequest]):
                 unfinished.append((request, row))
             elif self._model is not None and request.prompt is not None:
                 reply = self._model.build_reply(request.prompt, row)
-                # An abstention is not decoded: it costs no tokens.
-                is_decoded = not request.prompt.should_abstain
-                request.cost.tokens += reply.prompt_tokens + len(reply.tokens) if is_decoded else 0
+                request.cost.tokens += request.prompt.count_tokens(len(reply.tokens))
                 request.set_result(reply)
         self._running = unfinished
 

@@ -130,7 +130,7 @@ def _cut_stack_trace(text: str, spans: Sequence[Span], entries: LogEntries, weig
     trace = stack_traces.group_frames(text, spans, keep_carets=True)
     if sum(map(bool, trace.frames)) < weights.min_frames:
         return False
-    scores = stack_traces.score_frames(text, trace, range(len(trace.spans)), weights)
+    scores = stack_traces.score_frames(trace, range(len(trace.spans)), weights)
     entries.spans += trace.spans
     entries.sizes += trace.sizes
     entries.is_message += [not frame for frame in trace.frames]
@@ -152,7 +152,7 @@ def extract_entry_templates(text: str, entries: LogEntries, weights: LogWeights)
             if after - first > 1:
                 messages = [entries.spans[piece] for piece in range(first, after) if entries.is_message[piece]]
                 templates[index] = "\n".join(
-                    lines.extract_placeless_templates(text, messages[: weights.max_template_lines])
+                    lines.extract_templates(text, messages[: weights.max_template_lines], with_places=False)
                 )
     return templates
 

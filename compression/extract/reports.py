@@ -89,7 +89,7 @@ class ReportCompressor:
         weights, task = self.weights, _thin(task)
         text = task.text
         trace = stack_traces.group_frames(text, lines.find_line_spans(text))
-        templates = lines.extract_placeless_templates(text, trace.spans)
+        templates = lines.extract_templates(text, trace.spans, with_places=False)
         grades = _grade_explanations(text, trace, severity.grade_lines(text, trace.spans), weights)
         failures = _find_failures(text, trace, grades, weights)
         scores = self._score_lines(task, trace, templates, grades, failures.bonuses)
@@ -102,7 +102,7 @@ class ReportCompressor:
             weights,
             sizes=trace.sizes,
             parents=failures.parents,
-            partners=stack_traces.pair_messages_with_frames(text, trace) | failures.partners,
+            partners=stack_traces.pair_messages_with_frames(trace) | failures.partners,
             required=verdicts,
             templates=templates,
         )
@@ -119,11 +119,11 @@ class ReportCompressor:
         text, weights = task.text, self.weights
         frequencies = Counter(templates)
         matches = smooth_scores(score_question(text, trace.spans, task.question, weights), weights.neighbour_weight)
-        frame_scores = stack_traces.score_frames(text, trace, templates, weights)
+        frame_scores = stack_traces.score_frames(trace, templates, weights)
         reasons = _score_reasons(text, trace, grades, weights.reason_bonus)
         for index, bonus in bonuses.items():
             reasons[index] = max(reasons[index], bonus)
-        for index in stack_traces.find_failure_frames(text, trace):
+        for index in stack_traces.find_failure_frames(trace):
             frame_scores[index] *= weights.failure_factor
         rarity_weight, severity_scores = weights.rarity_weight, weights.severity_scores
         template_occurrences: Counter[str] = Counter()

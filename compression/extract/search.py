@@ -128,7 +128,7 @@ class SearchResultCompressor:
         occurrences: Counter[str] = Counter()
         grades = severity.grade_lines(text, results.spans)
         graded = [index for index, grade in enumerate(grades) if grade]
-        templates = lines.extract_placeless_templates(text, [results.spans[index] for index in graded])
+        templates = lines.extract_templates(text, [results.spans[index] for index in graded], with_places=False)
         for index, template in zip(graded, templates, strict=True):
             occurrences[template] += 1
             scores[index] += weights.severity_scores[grades[index]] / occurrences[template]

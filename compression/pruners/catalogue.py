@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..clara.exceptions import CheckpointError, NotDownloadedError
+from ..models.errors import CheckpointError, NotDownloadedError
 from .families import Family
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
-from ..clara.jobs import ModelCost
 from ..compressor import CompressedPassage, Compressor, Task
 from ..extract import numbered_documents, prose
 from ..extract.code import DEFAULT_CODE_WEIGHTS, CodeCompressor, find_headers
@@ -23,7 +22,8 @@ from ..extract.core.sentences import find_sentences
 from ..extract.envelopes import EnvelopeCompressor
 from ..extract.numbered_documents import DEFAULT_DOCUMENT_WEIGHTS, DocumentCompressor
 from ..extract.prose import DEFAULT_PROSE_WEIGHTS
-from ..model_compression import (
+from ..models.cost import ModelCost
+from ..models.model_compression import (
     FindCompressor,
     extract_instead,
     find_headings,
@@ -44,7 +44,7 @@ class PrunerQueue(Protocol):
     """The interface of a `PrunerWorker` that this compressor uses."""
 
     def submit(self, job: PruneJob, *, deadline: float | None = None, cost: ModelCost | None = None) -> "Future[Any]":
-        """Queue a job. Raises `QueueFullError`, or `ClaraError` if closed."""
+        """Queue a job. Raises `QueueFullError`, or `ModelError` if closed."""
         ...
 
 
@@ -90,7 +90,7 @@ class PruneCompressor:
     def compress(self, task: Task) -> CompressedPassage | None:
         """Prune the passage, or extract it if it is structure.
 
-        Raises the worker's errors: `QueueFullError`, `DeadlineError` after the timeout, `ClaraError`.
+        Raises the worker's errors: `QueueFullError`, `DeadlineError` after the timeout, `ModelError`.
         """
         extractor = self._find_extractor(task.text)
         if not self._is_prunable(task, extractor):

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clara.exceptions import CheckpointError, ClaraError
 from ..extract.core.bm25 import Span
+from ..models.errors import CheckpointError, ModelError
 from .families import PrunerSpec
 from .jobs import PruneJob, UnitScores
 from .words import merge_tokens
@@ -131,11 +131,11 @@ class TextEncoder:
         return list(self._encode_texts([text], has_special_tokens=True)[0].ids)
 
     def encode(self, job: PruneJob) -> EncodedText:
-        """Return the windows of a job. Raises `ClaraError` if a window has no room for text."""
+        """Return the windows of a job. Raises `ModelError` if a window has no room for text."""
         prefix, suffix = self._build_template(job.question)
         capacity = self._spec.max_tokens - len(prefix) - len(suffix)
         if capacity < MIN_WINDOW_TOKENS:
-            raise ClaraError(f"a window of {self._spec.max_tokens} tokens has no room for text")
+            raise ModelError(f"a window of {self._spec.max_tokens} tokens has no room for text")
         if self._spec.granularity == "sentences":
             ids, offsets, unit_tokens = self._encode_sentences(job)
             breaks = [start for start, _ in unit_tokens]

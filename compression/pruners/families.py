@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from ..clara.exceptions import CheckpointError
+from ..models.errors import CheckpointError
 
 Family = Literal["llmlingua2", "provence", "open-provence", "swe-pruner", "token-classifier"]
 Granularity = Literal["words", "sentences", "lines"]

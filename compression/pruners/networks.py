@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
-from ..clara.exceptions import CheckpointError
+from ..models.errors import CheckpointError
 from .families import PrunerSpec
 
 Scores = tuple[Tensor, Tensor | None]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..clara.exceptions import CheckpointError
+from ..models.errors import CheckpointError
 from .families import PrunerSpec
 
 ONNX_FILES = ("model.onnx", "onnx/model.onnx")

@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..clara.loading import resolve_placement
-from ..clara.model_source import Placement
-from ..clara.processor import count_physical_cores
+from ..models.placement import resolve_device
+from ..models.processor import count_physical_cores
 from .encoding import EncodedText, TextEncoder, Window
 from .families import PrunerSpec, read_spec
 from .jobs import PruneJob, UnitScores
@@ -56,7 +55,7 @@ class Pruner:
         return ACCELERATOR_PASS_TOKENS if self.uses_accelerator else CPU_PASS_TOKENS
 
     def encode(self, job: PruneJob) -> EncodedText:
-        """Return the windows of a job. Raises `ClaraError` if a window has no room for text."""
+        """Return the windows of a job. Raises `ModelError` if a window has no room for text."""
         return self._encoder.encode(job)
 
     def collect(self, encoded: EncodedText) -> UnitScores:
@@ -97,13 +96,13 @@ def load_pruner(folder: Path, placement: PrunerPlacement) -> Pruner:
 
     Raises:
         CheckpointError: a file is missing or broken.
-        ClaraError: the device is not available.
+        ModelError: the device is not available.
     """
     spec = read_spec(folder)
     onnx_file = find_onnx_file(folder)
     device = torch.device("cpu")
     if onnx_file is None:
-        device, _ = resolve_placement(Placement(placement.device, "float32"))
+        device = resolve_device(placement.device)
     if device.type == "cpu":
         spec = replace(spec, max_tokens=min(spec.max_tokens, CPU_WINDOW))
     encoder = TextEncoder(folder, spec)

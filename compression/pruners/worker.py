@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..clara.jobs import ModelCost
-from ..worker import JobRequest, JobWorker, WorkerLimits
+from ..models.cost import ModelCost
+from ..models.worker import JobRequest, JobWorker, WorkerLimits
 from .jobs import PruneJob
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class PrunerWorker(JobWorker["Pruner", _PruneRequest]):
         """Queue a job and return the future of its `UnitScores`; cancelling the future drops the job.
 
         After `deadline`, a time of `time.monotonic()`, the future fails with `DeadlineError`. The job's cost is added
-        to `cost`. Raises `QueueFullError`, or `ClaraError` if the worker is closed.
+        to `cost`. Raises `QueueFullError`, or `ModelError` if the worker is closed.
         """
         return self._enqueue(_PruneRequest(job=job, deadline=deadline, cost=cost or ModelCost()))
 

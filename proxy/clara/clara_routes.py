@@ -20,11 +20,15 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from ...compression import embeddings
+from ...compression.clara import extracted_answers
 from ...compression.clara.async_engine import ClaraBackend
-from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError, UnknownRateError
-from ...compression.clara.jobs import ModelCost
+from ...compression.clara.exceptions import UnknownRateError
 from ...compression.compressor import ModelUsage
-from ...compression.worker import WorkerStatus
+from ...compression.models.cost import ModelCost
+from ...compression.models.errors import CheckpointError, DeadlineError, ModelError, QueueFullError
+from ...compression.models.model_compression import NOT_IN_MEMORY
+from ...compression.models.worker import WorkerStatus
+from ...compression.tokens import get_token_counter
 from ..access import authentication
 from ..http import json_body, request_options
 from ..http.request_context import RequestContext
@@ -107,7 +111,12 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
         clara = select_clara(services, body)
         await authentication.reserve_local(request.scope, context, measure_bytes(body.memories), body.max_new_tokens)
         with json_body.cancel_on_disconnect(request):
-            answer = await clara.answer(body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout)
+            request_values = (body.memories, body.query, body.max_new_tokens)
+            answer = await clara.answer(*request_values, services.settings.clara_timeout)
+            if answer.not_in_memory:
+                context.engine, context.skip_counts = "extract", {NOT_IN_MEMORY: 1}
+                counter = get_token_counter(context.pricing_model)
+                answer = await extracted_answers.replace_missing(answer, *request_values, counter)
         context.model_cost = answer.usage
         context.received_tokens = answer.document_tokens
         context.saved_tokens = answer.document_tokens - answer.memory_tokens
@@ -122,6 +131,7 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
         "latency_ms": round(1000 * context.compressor_seconds, 1),
         "memories_left_out": answer.left_out,
         "memories_cut": answer.cut,
+        "not_in_memory": answer.not_in_memory,
     }
 
 
@@ -286,7 +296,7 @@ def map_clara_errors() -> Generator[None]:
         raise ApiError(503, message, code="model_unavailable") from error
     except UnknownRateError as error:
         raise ApiError(404, str(error), param="model", code="model_not_found") from error
-    except ClaraError as error:
+    except ModelError as error:
         raise ApiError(400, str(error), code="clara_error") from error
 
 

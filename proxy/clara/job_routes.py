@@ -12,8 +12,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
-from ...compression.clara.async_engine import ClaraAnswer, ClaraBackend
-from ...compression.clara.jobs import ModelJob
+from ...compression.clara.async_engine import ClaraBackend
+from ...compression.clara.jobs import ClaraAnswer, ModelJob
 from ...compression.compressor import ModelUsage
 from ..access import authentication
 from ..http import json_body
@@ -67,7 +67,7 @@ async def run_jobs(request: Request, response: Response) -> dict[str, Any] | Res
             results = await asyncio.gather(*(_run_job(clara, job, limit) for job in body.jobs))
         _record_answers(context, [result for result in results if isinstance(result, ClaraAnswer)])
     response.headers["x-clara-engine"] = context.engine
-    return {"results": [result._asdict() if isinstance(result, ClaraAnswer) else result for result in results]}
+    return {"results": [_encode_answer(result) if isinstance(result, ClaraAnswer) else result for result in results]}
 
 
 class JobStreamResponse(StreamingResponse):
@@ -120,7 +120,13 @@ async def _encode_stream(pieces: AsyncGenerator[Piece], piece: Piece, context: R
             yield orjson.dumps(_encode_error(error)) + b"\n"
             return
     _record_answers(context, [piece])
-    yield orjson.dumps({**piece._asdict(), "usage": list(piece.usage)}) + b"\n"
+    yield orjson.dumps({**_encode_answer(piece), "usage": list(piece.usage)}) + b"\n"
+
+
+def _encode_answer(answer: ClaraAnswer) -> dict[str, Any]:
+    """Return the fields of an answer; older versions know no `not_in_memory`, so that it is sent only if it is set."""
+    fields = answer._asdict()
+    return fields if answer.not_in_memory else {name: fields[name] for name in fields if name != "not_in_memory"}
 
 
 def _encode_error(error: ApiError) -> dict[str, Any]:

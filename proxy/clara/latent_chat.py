@@ -13,7 +13,10 @@ from typing import NamedTuple
 import orjson
 
 from ...compression import documents
-from ...compression.clara.async_engine import ClaraAnswer, ClaraBackend
+from ...compression.clara import extracted_answers
+from ...compression.clara.async_engine import ClaraBackend
+from ...compression.clara.jobs import ClaraAnswer
+from ...compression.models.model_compression import NOT_IN_MEMORY
 from ...compression.tokens import get_token_counter
 from ...compression.transcript import Turn
 from ..http.exchange import EVENT_STREAM_HEADERS, JSON_HEADERS, Exchange
@@ -140,10 +143,10 @@ async def answer_chat(
     common = {"id": context.id.replace("req_", "chatcmpl-"), "created": int(context.timestamp), "model": context.model}
     with map_clara_errors():
         if body.get("stream") is True:
-            pieces = clara.stream(*request, seconds)
+            pieces = stream_pieces(context, clara, request, seconds)
             await _stream_answer(exchange, context, common, pieces, wants_usage=_wants_usage(body))
             return
-        answer = await clara.answer(*request, seconds)
+        answer = await extract_missing(context, request, await clara.answer(*request, seconds))
     record_usage(context, answer)
     message = {"role": "assistant", "content": answer.text}
     choice = {"index": 0, "message": message, "finish_reason": answer.finish, "logprobs": None}
@@ -175,6 +178,29 @@ async def _stream_answer(
         closing: Json = {**common, "object": "chat.completion.chunk", "choices": [], "usage": build_usage(piece)}
         await exchange.write_chunk(sse.encode_event(orjson.dumps(closing)))
     await exchange.end_response(sse.encode_event(b"[DONE]"))
+
+
+async def stream_pieces(
+    context: RequestContext, clara: ClaraBackend, request: LatentRequest, seconds: float
+) -> AsyncGenerator[str | ClaraAnswer]:
+    """Yield the answer's text in pieces, and the whole answer; one that is not in memory is extracted."""
+    async with aclosing(clara.stream(*request, seconds)) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, str) or not piece.not_in_memory:
+                yield piece
+                continue
+            answer = await extract_missing(context, request, piece)
+            yield answer.text
+            yield answer
+
+
+async def extract_missing(context: RequestContext, request: LatentRequest, answer: ClaraAnswer) -> ClaraAnswer:
+    """Return an answer; if it is not in memory, with text of the documents, which the context then reports."""
+    if answer.not_in_memory:
+        context.engine, context.skip_counts = "extract", {NOT_IN_MEMORY: 1}
+        counter = get_token_counter(context.pricing_model)
+        answer = await extracted_answers.replace_missing(answer, *request, counter)
+    return answer
 
 
 async def count_received_tokens(context: RequestContext, body: Json, compressor: ConversationCompressor) -> None:

@@ -10,7 +10,7 @@ from time import perf_counter
 
 import orjson
 
-from ...compression.clara.async_engine import ClaraAnswer
+from ...compression.clara.jobs import ClaraAnswer
 from ..http.exchange import EVENT_STREAM_HEADERS, JSON_HEADERS, Exchange
 from ..http.request_context import RequestContext
 from ..protocols import reply_events, sse
@@ -79,9 +79,9 @@ async def answer_response(
     seconds = services.settings.clara_timeout
     with map_clara_errors():
         if body.get("stream") is True:
-            await _stream_answer(exchange, context, body, clara.stream(*request, seconds))
+            await _stream_answer(exchange, context, body, latent_chat.stream_pieces(context, clara, request, seconds))
             return
-        answer = await clara.answer(*request, seconds)
+        answer = await latent_chat.extract_missing(context, request, await clara.answer(*request, seconds))
     latent_chat.record_usage(context, answer)
     context.status = 200
     reply = _build_reply(context, body, answer.text, answer)

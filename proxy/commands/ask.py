@@ -98,8 +98,10 @@ async def _print_answer(
 
 
 async def _ask_clara(settings: "Settings", model: str, question: str, hits: "list[ChunkHit]") -> AsyncGenerator[str]:
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
+    from ...compression.clara.extracted_answers import replace_missing  # noqa: PLC0415
     from ...compression.clara.locate import NANO_NAME  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
+    from ...compression.tokens import get_token_counter  # noqa: PLC0415
     from ..runtime.local_model import create_clara  # noqa: PLC0415
 
     clara = create_clara(settings, settings.data_dir.expanduser())
@@ -107,7 +109,7 @@ async def _ask_clara(settings: "Settings", model: str, question: str, hits: "lis
         raise AnswerError("there is no CLaRa model: pip install 'clara-proxy[clara]', or set CLARA_MODEL")
     if clara.name == NANO_NAME:
         typer.echo("clara-nano is a small model, trained on synthetic facts; check its answer", err=True)
-    rate = model.partition("-")[2]
+    rate, counter = model.partition("-")[2], get_token_counter(model)
     try:
         documents = [hit.text for hit in hits]
         reader = clara.select_rate(int(rate) if rate else None)
@@ -115,7 +117,9 @@ async def _ask_clara(settings: "Settings", model: str, question: str, hits: "lis
             async for piece in pieces:
                 if isinstance(piece, str):
                     yield piece
-    except (ClaraError, ImportError) as error:
+                elif piece.not_in_memory:
+                    yield (await replace_missing(piece, documents, question, MAX_CLARA_TOKENS, counter)).text
+    except (ModelError, ImportError) as error:
         raise AnswerError(f"the CLaRa model cannot answer: {error}") from error
     finally:
         await clara.aclose()

@@ -14,16 +14,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ...compression.clara.exceptions import CheckpointError, ClaraError
 from ...compression.clara.locate import (
     BUNDLED_MODELS,
     CHECKPOINT_FILES,
+    HEAD_FILE,
     NANO_NAME,
     find_base_folder,
     find_checkpoint_folder,
     find_complete_subfolder,
     list_subfolders,
 )
+from ...compression.models.errors import CheckpointError, ModelError
 from .known_models import KNOWN_MODELS, find_licence
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def verify_checkpoint(
     try:
         for finding in _inspect_checkpoint(source, subfolder, base, hub or HuggingFace()):
             findings.append(finding)  # noqa: PERF402 - keeps the findings before an error
-    except ClaraError as error:
+    except ModelError as error:
         findings.append(CheckpointFinding("checkpoint", str(error), is_ok=False))
     except ModuleNotFoundError as error:
         findings.append(CheckpointFinding("checkpoint", f"{_MISSING_EXTRA}: {error}", is_ok=False))
@@ -187,7 +188,7 @@ def pull_checkpoint(
         missing = next(file for file in next(iter(layouts.values())) if file not in available)
         raise CheckpointError(f"{repo} has no {missing}")
     subfolder = complete[0]
-    downloads = [(repo, layouts[subfolder])]
+    downloads = [(repo, [*layouts[subfolder], *_list_files([subfolder], [HEAD_FILE])])]
     if base is None or not Path(base).expanduser().is_dir():
         downloads.append((str(base or BASE_REPO), list(BASE_PATTERNS)))
     sizes = [hub.read_sizes(name, files) for name, files in downloads]
@@ -217,8 +218,8 @@ def _find_complete(hub: Hub, repo: str, subfolder: str) -> Path | None:
     return folder / subfolder
 
 
-def _list_files(subfolders: Sequence[str]) -> list[str]:
-    return [file if name == "." else f"{name}/{file}" for name in subfolders for file in CHECKPOINT_FILES]
+def _list_files(subfolders: Sequence[str], files: Sequence[str] = CHECKPOINT_FILES) -> list[str]:
+    return [file if name == "." else f"{name}/{file}" for name in subfolders for file in files]
 
 
 def _inspect_checkpoint(

@@ -77,7 +77,7 @@ def evaluate(
     Baselines of equal size are measured beside them: BM25 passages, and the beginning and end of the text.
     """
     settings = options.load_settings(config)
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415 - slow, and `--help` does not need it
+    from ...compression.models.errors import ModelError  # noqa: PLC0415 - slow, and `--help` does not need it
     from ..evaluation.cases import EvaluationDataError, read_cases  # noqa: PLC0415
     from ..evaluation.plot import draw_plot  # noqa: PLC0415
     from ..evaluation.readers import ReaderError  # noqa: PLC0415
@@ -92,7 +92,7 @@ def evaluate(
         )
     except (EvaluationDataError, OSError) as error:
         exit_with_error(str(error), 2)
-    except (ReaderError, ClaraError) as error:
+    except (ReaderError, ModelError) as error:
         exit_with_error(f"{error}; run the same command again to resume", 1)
     except KeyboardInterrupt:
         exit_with_error(f"interrupted; run the same command again to resume from {out}", 130)

@@ -67,7 +67,7 @@ def pull(
     pruner: Annotated[bool, typer.Option("--pruner", help="The repository is a pruner that is not listed.")] = False,
 ) -> None:
     """Download and verify a checkpoint or a pruner, after confirmation of license and size. Resumes a download."""
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
     from . import checkpoints, pruner_checkpoints  # noqa: PLC0415
 
     def confirm(summary: str) -> bool:
@@ -81,7 +81,7 @@ def pull(
             findings = pruner_checkpoints.pull_pruner(repo, confirm, _open_hub(), _read_cache_folder())
         else:
             findings = checkpoints.pull_checkpoint(repo, subfolder, base, confirm, _open_hub())
-    except (ClaraError, ImportError) as error:
+    except (ModelError, ImportError) as error:
         options.exit_with_error(str(error), 1)
     raise typer.Exit(1 if findings is None else _print_findings(findings))
 
@@ -101,8 +101,8 @@ def export(
     ] = False,
 ) -> None:
     """Write a checkpoint for another engine: for vLLM a base, adapters and a start script; for mlx-lm one model."""
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from ...compression.clara.locate import NANO_NAME  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
 
     settings = options.load_settings(None)
     cache = settings.cache.expanduser() if settings.cache else None
@@ -117,7 +117,7 @@ def export(
             cache=cache,
         )
         parts = export_checkpoint(source, to, out, merge=merge)
-    except (ClaraError, ImportError, OSError) as error:
+    except (ModelError, ImportError, OSError) as error:
         options.exit_with_error(str(error), 1)
     typer.echo(f"{out}: {', '.join(parts)}")
     if to == "vllm":

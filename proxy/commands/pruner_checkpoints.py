@@ -6,7 +6,7 @@ Verification loads the pruner on the CPU and scores a sentence, without the netw
 from collections.abc import Callable
 from pathlib import Path
 
-from ...compression.clara.exceptions import CheckpointError, ClaraError
+from ...compression.models.errors import CheckpointError, ModelError
 from ...compression.pruners import catalogue
 from ...compression.pruners.catalogue import PUBLISHED_PRUNERS
 from ...compression.pruners.families import GRANULARITIES, read_spec
@@ -53,7 +53,7 @@ def verify_pruner(source: str, cache: Path | None = None) -> list[CheckpointFind
         units = f"keeps {spec.granularity}, threshold {spec.threshold:g}, windows of {spec.max_tokens} tokens"
         findings.append(CheckpointFinding("pruner", f"{folder}: {spec.family}, {units}"))
         findings.append(_check_scores(folder))
-    except ClaraError as error:
+    except ModelError as error:
         findings.append(CheckpointFinding("pruner", str(error), is_ok=False))
     except ModuleNotFoundError as error:
         findings.append(CheckpointFinding("pruner", f"the extra [pruners] is not installed: {error}", is_ok=False))

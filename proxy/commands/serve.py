@@ -23,7 +23,7 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 
-from ...compression.clara.resources import map_large_blocks
+from ...compression.models.resources import map_large_blocks
 from ...config import client_environment
 from ...config import settings as configuration
 from ...config.settings import Settings

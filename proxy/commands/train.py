@@ -14,6 +14,7 @@ from .options import Config, DataDir, exit_with_error
 
 if TYPE_CHECKING:
     from ...compression.clara.train.run_stage import StageJob
+    from ...compression.clara.train.train_abstention import AbstentionJob
     from ...compression.clara.train.trainer import Progress, TrainingPlan
     from ...config.settings import Settings
 
@@ -22,7 +23,9 @@ Out = Annotated[Path, typer.Option(help="Output directory. An unfinished run fou
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps. Default: 1000.", show_default=False)]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Threads = Annotated[int, typer.Option(help="Processor threads.")]
-Stage_ = Annotated[str, typer.Option("--stage", help="stage1, stage1_2, stage2 or stage2_pretrain_retrieval.")]
+Stage_ = Annotated[
+    str, typer.Option("--stage", help="stage1, stage1_2, stage2, stage2_pretrain_retrieval or abstention.")
+]
 Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint folder to start from.", show_default=False)]
 Base = Annotated[Path | None, typer.Option(help="Folder of the checkpoint's base model.", show_default=False)]
 Data = Annotated[Path | None, typer.Option(help="Training data: a file of JSON lines.", show_default=False)]
@@ -56,6 +59,10 @@ _NANO_MOVED = (
     "--nano is no longer an option: clara-nano is trained from a checkout of the repository, "
     "with python -m clara_proxy.benchmarks.nano train"
 )
+_MISSING_INPUT = (
+    "give training data (--data, --from-trajectories or --from-ledger) and a checkpoint (--checkpoint; "
+    "for stage1 a base model, --base)"
+)
 
 
 def train(
@@ -84,7 +91,7 @@ def train(
     if nano:
         exit_with_error(_NANO_MOVED, 2)
     try:
-        from ...compression.clara.train import run_stage  # noqa: PLC0415 - torch
+        from ...compression.clara.train import run_stage, train_abstention  # noqa: PLC0415 - torch
         from ...compression.clara.train.trainer import TrainingPlan, set_thread_count  # noqa: PLC0415
     except ImportError as error:
         exit_with_error(f"training needs an extra: pip install 'clara-proxy[train]' ({error})", 1)
@@ -98,13 +105,13 @@ def train(
     if dry_run:
         return
     if (checkpoint or base) is None or data is None:
-        exit_with_error(
-            "give training data (--data, --from-trajectories or --from-ledger) and a checkpoint (--checkpoint; "
-            "for stage1 a base model, --base)",
-            2,
-        )
+        exit_with_error(_MISSING_INPUT, 2)
+    if stage == train_abstention.STAGE:
+        _train_abstention(checkpoint, train_abstention.AbstentionJob(checkpoint or Path(), base, data, held_back, seed))
+        return
     if stage not in run_stage.STAGES:
-        exit_with_error(f"unknown stage {stage!r} (--stage): use {', '.join(run_stage.STAGES)}", 2)
+        stages = ", ".join((*run_stage.STAGES, train_abstention.STAGE))
+        exit_with_error(f"unknown stage {stage!r} (--stage): use {stages}", 2)
     is_stage2 = stage.startswith("stage2")
     plan = TrainingPlan(
         steps or 1000,
@@ -120,25 +127,40 @@ def train(
 
 
 def _run(job: "StageJob", plan: "TrainingPlan", out: Path) -> None:
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from ...compression.clara.train.run_stage import train_stage  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
 
     try:
         with _ProgressBar(plan.steps) as bar:
             folder = train_stage(job, plan, out, bar)
-    except (ClaraError, OSError) as error:
+    except (ModelError, OSError) as error:
         exit_with_error(str(error), 1)
     typer.echo(f"Checkpoint: {folder}")
 
 
+def _train_abstention(checkpoint: Path | None, job: "AbstentionJob") -> None:
+    from ...compression.clara.train.train_abstention import train_abstention  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
+
+    if checkpoint is None:
+        exit_with_error("the stage abstention needs a checkpoint (--checkpoint)", 2)
+    try:
+        with _ProgressBar(0) as bar:
+            path, figures = train_abstention(job, bar.show_count)
+    except (ModelError, OSError) as error:
+        exit_with_error(str(error), 1)
+    typer.echo("  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+    typer.echo(f"Abstention head: {path}")
+
+
 def _data_from_trajectories(runs: Path, out: Path | None) -> Path | None:
     """Make training lines from recorded runs, print their number, and write them if `out` is set."""
-    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from ...compression.clara.train import from_trajectories  # noqa: PLC0415
+    from ...compression.models.errors import ModelError  # noqa: PLC0415
 
     try:
         records = list(from_trajectories.read_records(runs))
-    except (ClaraError, OSError) as error:
+    except (ModelError, OSError) as error:
         exit_with_error(str(error), 1)
     typer.echo(f"{runs}: {len(records)} training lines")
     return None if out is None else _write_data(records, out)
@@ -198,6 +220,10 @@ class _ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def show_count(self, done: int, total: int) -> None:
+        """Show the number of questions answered."""
+        self._bar.update(self._task, completed=done, total=total, description="questions")
 
     def __call__(self, progress: "Progress") -> None:
         metrics = "  ".join(f"{name} {value:.3f}" for name, value in progress.metrics.items())

@@ -119,7 +119,8 @@ class CompletionEndpoint:
         local = await self._memory.prepare_local(context, self._adapter, body, owner_id)
         size = len(plain) + sum(map(len, local.memories))
         await authentication.reserve_local(exchange.scope, context, size, latent_chat.MAX_NEW_TOKENS)
-        exchange.wrap_send(local.wrap_send)
+        if local.reply is not None:
+            exchange.wrap_send(local.reply.wrap_send)
         is_chat = self._adapter is chat.ADAPTER
         answer = latent_chat.answer_chat if is_chat else latent_responses.answer_response
         await answer(exchange, context, local.body, self._services, local.memories)
@@ -131,7 +132,8 @@ class CompletionEndpoint:
         spending = self._get_reservation(exchange)
         prepared = await self._memory.prepare(context, self._adapter, plain, body, owner_id)
         plain, body = prepared.text, prepared.body
-        exchange.wrap_send(prepared.wrap_send)
+        if prepared.reply is not None:
+            exchange.wrap_send(prepared.reply.wrap_send)
         expand_tool = self._create_expand_tool(context, body, owner_id)
         if expand_tool is not None:
             expand_tool.work = context.body_work

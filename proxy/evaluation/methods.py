@@ -30,6 +30,22 @@ _MODEL_SETTINGS = {"prune": "pruner"}  # the settings that name the models of ot
 _UNSIZED_MODES = frozenset({"summary"})  # their size does not follow the ratio
 _DEADLINE_MARGIN = 3600.0  # seconds for a passage: an evaluation waits, and modes have a limit of their own
 
+PROBE = ("The capital of France is Paris. It is on the Seine. Lyon is smaller.", "What is the capital of France?")
+_CODE_PROBE = """import os
+
+
+def read_capital(country):
+    path = os.path.join("countries", country)
+    with open(path) as file:
+        return file.read()
+
+
+class Country:
+    def __init__(self, name):
+        self.name = name
+        self.capital = read_capital(name)
+"""
+
 
 class Method(NamedTuple):
     """A method at one ratio; `model` is the one that it uses, "" for none."""
@@ -79,9 +95,17 @@ class Compressors:
             methods.extend(Method(name, ratio, model) for ratio in sizes)
         return methods
 
-    def uses_clara(self, methods: Sequence[Method]) -> bool:
-        """Return True if a method needs the local model."""
-        return any(method.name in _CLARA_METHODS for method in methods)
+    async def load_models(self, methods: Sequence[Method], counter: TokenCounter) -> None:
+        """Load the models of these methods: each reads a short passage.
+
+        A pruner reads two, because it scores either prose or code.
+        """
+        names = {method.name for method in methods}
+        if self.clara is not None and names & _CLARA_METHODS:
+            await self.clara.answer([PROBE[0]], PROBE[1], 1, _DEADLINE_MARGIN)
+        for name in names & self.engines.keys() & _MODEL_SETTINGS.keys():
+            jobs = [CompressionJob(text, PROBE[1], 8, None, counter) for text in (PROBE[0], _CODE_PROBE)]
+            await self.engines[name].compress(jobs, _DEADLINE_MARGIN)
 
     async def compress(self, method: Method, case: Case, target: int, counter: TokenCounter) -> SmallerText:
         """Return the text of a case in at most some `target` tokens; never fails."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from ...compression.clara.async_engine import ClaraBackend
-from ...compression.clara.exceptions import ClaraError
+from ...compression.models.errors import ModelError
 from ..http.upstream import Upstream
 from ..protocols.api_errors import ApiError, describe_error
 from ..protocols.json_types import is_object
@@ -129,11 +129,14 @@ class ClaraReader:
 async def read_memories(
     clara: ClaraBackend, documents: Sequence[str], question: str, seconds: float
 ) -> tuple[ReaderAnswer, int]:
-    """Return CLaRa's answer from the memories of documents, and its memory tokens; `seconds` is the timeout."""
+    """Return CLaRa's answer from the memories of documents, and its memory tokens; `seconds` is the timeout.
+
+    The answer is empty if the model says that it is not in memory.
+    """
     started = perf_counter()
     try:
         reply = await clara.answer(documents, question, MAX_ANSWER_TOKENS, seconds)
-    except ClaraError as error:
+    except ModelError as error:
         return ReaderAnswer("", perf_counter() - started, str(error)), 0
     return ReaderAnswer(reply.text, perf_counter() - started), reply.memory_tokens
 

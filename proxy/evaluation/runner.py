@@ -8,11 +8,9 @@ from ...compression.clara.train.squad_scores import exact_match, f1_score
 from ...compression.tokens import TokenCounter
 from .baselines import BASELINES
 from .cases import Case
-from .methods import EXTRACT, FULL_TEXT, LATENT, NO_RATIO, Compressors, Method, SmallerText
+from .methods import EXTRACT, FULL_TEXT, LATENT, NO_RATIO, PROBE, Compressors, Method, SmallerText
 from .readers import Reader, ReaderAnswer, ReaderError, read_memories
 from .records import Record, RecordFile, RecordKey
-
-PROBE = ("The capital of France is Paris.", "What is the capital of France?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +82,8 @@ class Evaluation:
         return self.make_key(case, method) not in self.record_file.records
 
     async def _warm_up(self) -> None:
-        """Load CLaRa, and check that the reader answers."""
-        clara = self.compressors.clara
-        if clara is not None and self.compressors.uses_clara(self.methods):
-            await clara.answer([PROBE[0]], PROBE[1], 1, 3600.0)
+        """Load the models, so that no measured time includes it, and check that the reader answers."""
+        await self.compressors.load_models(self.methods, self.counter)
         if self.reader is not None:
             answer = await self.reader.answer(*PROBE)
             if answer.error:

@@ -17,11 +17,12 @@ from typing import Any, cast
 
 import aiohttp
 
-from ...compression.clara.async_engine import ClaraAnswer, LocalModelConfig
-from ...compression.clara.exceptions import ClaraError, DeadlineError, QueueFullError
-from ...compression.clara.jobs import ModelCost, ModelJob
+from ...compression.clara.async_engine import LocalModelConfig
+from ...compression.clara.jobs import ClaraAnswer, ModelJob
 from ...compression.compressor import ModelUsage
-from ...compression.worker import WorkerStatus
+from ...compression.models.cost import ModelCost
+from ...compression.models.errors import DeadlineError, ModelError, QueueFullError
+from ...compression.models.worker import WorkerStatus
 from .remote_connection import RemoteConnection, read_error
 
 BATCH_SECONDS = 0.005  # jobs that arrive within this time travel together
@@ -129,7 +130,7 @@ class RemoteClara:
                     _resolve(request, line.get("results", [line])[0])  # an older version sends one JSON object
                     yield request.future.result()
                     return
-            raise ClaraError(f"{self._url} ended the answer before its end")
+            raise ModelError(f"{self._url} ended the answer before its end")
         finally:
             root._busy_jobs -= 1
 
@@ -178,7 +179,7 @@ class RemoteClara:
 
     def _check_queue(self) -> None:
         if self._is_closed:
-            raise ClaraError("the connection to the CLaRa machine is closed")
+            raise ModelError("the connection to the CLaRa machine is closed")
         if sum(self.count_jobs()) >= self._max_waiting:
             raise QueueFullError(f"{self._max_waiting} jobs are waiting already; try again later")
 
@@ -227,8 +228,8 @@ class RemoteClara:
             reply = await self._connection.post("/clara/jobs", self._build_body(batch), last)
             for request, result in zip(batch, reply["results"], strict=True):
                 _resolve(request, result)
-        except (ClaraError, KeyError, TypeError, ValueError) as error:
-            cause = error if isinstance(error, ClaraError) else ClaraError(f"{self._url} is not a clara-proxy")
+        except (ModelError, KeyError, TypeError, ValueError) as error:
+            cause = error if isinstance(error, ModelError) else ModelError(f"{self._url} is not a clara-proxy")
             for request in batch:
                 _set_error(request, cause)
         finally:
@@ -239,7 +240,7 @@ class RemoteClara:
                 request.future.cancel()
 
     async def _unload(self) -> None:
-        with suppress(ClaraError):
+        with suppress(ModelError):
             await self._connection.post("/unload", {}, time.monotonic() + 10)
         for _ in range(UNLOAD_CHECKS):  # the other machine unloads as soon as no job runs
             await self._read_status()
@@ -294,7 +295,7 @@ def _resolve(request: _RemoteJob, result: dict[str, Any]) -> None:
         return
     usage = ModelUsage(*result["usage"])
     fields: dict[str, Any] = {**result, "tokens": tuple(result["tokens"]), "usage": usage}
-    answer = ClaraAnswer(**fields)
+    answer = ClaraAnswer(**{name: fields[name] for name in fields.keys() & set(ClaraAnswer._fields)})
     if request.counts_cut:
         answer = answer._replace(left_out=answer.left_out + answer.cut)
     request.cost.tokens += usage.tokens

@@ -9,17 +9,12 @@ from typing import Any, TypeVar, cast
 import aiohttp
 import orjson
 
-from ...compression.clara.exceptions import (
-    CheckpointError,
-    ClaraError,
-    DeadlineError,
-    QueueFullError,
-    UnknownRateError,
-)
+from ...compression.clara.exceptions import UnknownRateError
+from ...compression.models.errors import CheckpointError, DeadlineError, ModelError, QueueFullError
 
 FIRST_PAUSE = 0.2  # seconds before the first repetition; each further pause is twice as long
 _RETRIED_STATUSES = frozenset({429, 502, 503, 504})
-_ERROR_TYPES: dict[str, type[ClaraError]] = {
+_ERROR_TYPES: dict[str, type[ModelError]] = {
     "deadline": DeadlineError,
     "overloaded": QueueFullError,
     "model_unavailable": CheckpointError,
@@ -31,7 +26,7 @@ Result = TypeVar("Result")
 class _RefusedError(Exception):
     """The other machine answers with an error."""
 
-    def __init__(self, error: ClaraError, status: int) -> None:
+    def __init__(self, error: ModelError, status: int) -> None:
         super().__init__(str(error))
         self.error, self.status = error, status
 
@@ -55,11 +50,11 @@ class RemoteConnection:
         return cast("dict[str, Any]", content) if response.status < 400 and isinstance(content, dict) else None
 
     async def post(self, path: str, body: dict[str, Any], deadline: float) -> dict[str, Any]:
-        """Post JSON until it succeeds, or the deadline comes; return the answer's JSON. Raises `ClaraError`."""
+        """Post JSON until it succeeds, or the deadline comes; return the answer's JSON. Raises `ModelError`."""
         return await self._retry(partial(self._post_once, path, body), deadline)
 
     async def post_for_lines(self, path: str, body: dict[str, Any], deadline: float) -> AsyncGenerator[dict[str, Any]]:
-        """Post JSON until an answer begins, and yield its lines, each a JSON object. Raises `ClaraError`."""
+        """Post JSON until an answer begins, and yield its lines, each a JSON object. Raises `ModelError`."""
         response = await self._retry(partial(self._open_stream, path, body), deadline)
         buffer = b""
         try:
@@ -73,7 +68,7 @@ class RemoteConnection:
         except TimeoutError:
             raise DeadlineError("the deadline passed before the answer was complete") from None
         except (aiohttp.ClientError, OSError, ValueError) as failure:
-            raise ClaraError(f"{self.url} broke off its answer: {type(failure).__name__}") from failure
+            raise ModelError(f"{self.url} broke off its answer: {type(failure).__name__}") from failure
         finally:
             response.close()  # an unread answer ends here, and with it the job
 
@@ -102,7 +97,7 @@ class RemoteConnection:
             except _RefusedError as refusal:
                 error, status = refusal.error, refusal.status
             except (aiohttp.ClientError, OSError, ValueError) as failure:
-                error, status = ClaraError(f"{self.url} cannot be reached: {type(failure).__name__}"), 503
+                error, status = ModelError(f"{self.url} cannot be reached: {type(failure).__name__}"), 503
             if status not in _RETRIED_STATUSES or isinstance(error, DeadlineError | CheckpointError):
                 raise error
             problem = str(error)
@@ -111,13 +106,13 @@ class RemoteConnection:
         raise DeadlineError(f"the CLaRa machine did not answer before the deadline: {problem}")
 
 
-def read_error(content: Any, status: int) -> ClaraError:
+def read_error(content: Any, status: int) -> ModelError:
     """Return the error in a response's JSON."""
     error = parse_error(content)
     message = str(error.get("message") or f"status {status}")
     if status in (401, 403):
-        return ClaraError(f"the CLaRa machine refuses the key (CLARA_BACKEND_KEY): {message}")
-    return _ERROR_TYPES.get(str(error.get("code")), ClaraError)(message)
+        return ModelError(f"the CLaRa machine refuses the key (CLARA_BACKEND_KEY): {message}")
+    return _ERROR_TYPES.get(str(error.get("code")), ModelError)(message)
 
 
 def parse_error(content: Any) -> dict[str, Any]:

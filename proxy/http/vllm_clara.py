@@ -10,10 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...compression.clara.async_engine import LocalClara, LocalModelConfig
-from ...compression.clara.exceptions import ClaraError, DeadlineError, QueueFullError, UnknownRateError
-from ...compression.clara.jobs import ModelCost, ModelJob
+from ...compression.clara.exceptions import UnknownRateError
+from ...compression.clara.jobs import ModelJob
 from ...compression.clara.worker import Worker
-from ...compression.worker import WorkerLimits, WorkerStatus
+from ...compression.models.cost import ModelCost
+from ...compression.models.errors import DeadlineError, ModelError, QueueFullError
+from ...compression.models.worker import WorkerLimits, WorkerStatus
 from .vllm_decoders import VllmDecoders
 from .vllm_generation import Generation
 
@@ -100,7 +102,7 @@ class VllmWorker(Worker):
 
         try:
             prepared = super().submit(replace(job, prompt_only=True), deadline=deadline, cost=cost)
-        except ClaraError:
+        except ModelError:
             answer.cancel()
             raise
         answer.add_done_callback(lambda _: prepared.cancel())
@@ -141,8 +143,7 @@ class VllmWorker(Worker):
             async with asyncio.timeout(deadline - time.monotonic()):
                 await self._decoders.decode(generation)
             reply = generation.build_reply()
-            # An abstention is not decoded: it costs no tokens.
-            cost.tokens += reply.prompt_tokens + len(reply.tokens) if generation.is_decoded else 0
+            cost.tokens += generation.prompt.prompt.count_tokens(len(reply.tokens))
             with suppress(InvalidStateError):
                 answer.set_result(reply)
         except TimeoutError:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import aiohttp
 import orjson
 
-from ...compression.clara.exceptions import ClaraError
+from ...compression.models.errors import ModelError
 from .vllm_generation import Generation, InvalidReplyError, read_log_probabilities
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class VllmDecoders:
     async def decode(self, generation: Generation) -> None:
         """Generate an answer to its end, on one server or, after failures, on others.
 
-        Raises `ClaraError` if no server can be used. Cancelling it closes the connection and frees the server.
+        Raises `ModelError` if no server can be used. Cancelling it closes the connection and frees the server.
         """
         while generation.finish is None:
             server = await self._choose_server()
@@ -120,7 +120,7 @@ class VllmDecoders:
             if usable:
                 return min(usable, key=lambda server: (server.running, not server.is_checked))
             if all(server.is_broken for server in self._servers):
-                raise ClaraError(self.describe_problems())
+                raise ModelError(self.describe_problems())
             await asyncio.sleep(min(server.retry_time for server in self._servers) - now)
 
     def describe_problems(self) -> str:
@@ -216,7 +216,7 @@ class VllmDecoders:
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """Yield a successful response; map every failure, those while it is read included.
 
-        Raises `_ServerError`, or `ClaraError` if the server refuses this request, and not the canary.
+        Raises `_ServerError`, or `ModelError` if the server refuses this request, and not the canary.
         """
         headers = {} if body is None else {"content-type": "application/json"}
         try:
@@ -261,7 +261,7 @@ def _map_status(status: int, text: str, *, is_canary: bool) -> Exception:
     if status == 404 or (is_canary and status < 429):
         return _ServerError(f"it refuses the request: {message}", is_permanent=True)
     if status in (400, 413, 422):
-        return ClaraError(f"vLLM refuses the request: {message}")
+        return ModelError(f"vLLM refuses the request: {message}")
     return _ServerError(f"it failed: {message}")
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 
 if TYPE_CHECKING:
-    from ...compression.clara.clara import Reply
     from ...compression.clara.decoding import FinishReason
     from ...compression.clara.embedded_prompt import EmbeddedPrompt
+    from ...compression.clara.replies import Reply
 
 TOKEN_PREFIX = "token_id:"  # noqa: S105 - vLLM's spelling of ids in log probabilities
 
@@ -36,7 +36,7 @@ class Generation:
         self._eos_ids = frozenset(prompt.eos_ids)
         self._runner_up: int | None = None
         if not self.is_decoded:
-            self.tokens = list(prompt.prompt.abstention_ids)
+            self.tokens = list(prompt.prompt.known_answer)
             self._set_finish("stop")
 
     @property
@@ -47,7 +47,7 @@ class Generation:
     @property
     def is_decoded(self) -> bool:
         """Return True unless the answer is an abstention: it takes no decoding."""
-        return not self.prompt.prompt.should_abstain
+        return self.prompt.prompt.is_decoded
 
     def build_reply(self) -> "Reply":
         """Return the reply of the finished answer."""
@@ -56,7 +56,7 @@ class Generation:
     def build_body(self, adapter: str, max_positions: int | None) -> bytes | None:
         """Return the JSON of the next request; None without room for another token, at the end of the answer.
 
-        It encodes megabytes, so call it in a thread. Raises `ClaraError` if the prompt is too large.
+        It encodes megabytes, so call it in a thread. Raises `ModelError` if the prompt is too large.
         """
         # The whole banned answer is needed to recognise it, even if fewer tokens are wanted.
         room = max(self._limit, len(self._banned), 1) - len(self.tokens)

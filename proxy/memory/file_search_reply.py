@@ -30,6 +30,10 @@ class FileSearchReply:
         self._sequence_offset = 0
         self._annotation_counts: dict[tuple[object, object], int] = {}
 
+    def wrap_send(self, send: Send) -> Send:
+        """Return a function that sends a response with these changes."""
+        return FileSearchSend(send, self)
+
     def change_reply(self, reply: Json) -> Json:
         """Return a whole reply with the call and the citations."""
         output = reply.get("output")

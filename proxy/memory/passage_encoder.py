@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from ...compression.clara.async_engine import ClaraBackend
-from ...compression.clara.exceptions import ClaraError
+from ...compression.models.errors import ModelError
 from ..stores.errors import ThrottledLogger
 
 BATCH_PASSAGES = 16
@@ -54,7 +54,7 @@ class PassageEncoder:
                 batch.append(self._waiting.get_nowait())
             try:
                 await self._clara.embed(batch, BATCH_SECONDS)  # keeps the memories from which it computes vectors
-            except ClaraError as error:
+            except ModelError as error:
                 _throttled_log.warn(f"CLaRa cannot compress the passages of a vector store yet: {error}")
             finally:
                 for _ in batch:

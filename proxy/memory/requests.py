@@ -11,7 +11,6 @@ from typing import NamedTuple
 from ...compression import passages as conversation_passages
 from ...compression.tokens import TokenCounter, get_token_counter
 from ..expand.handler import SearchMemory
-from ..http.exchange import Send
 from ..http.request_context import RequestContext
 from ..http.request_options import HEADER_PREFIX, RequestOptions
 from ..protocols import json_codec, offload
@@ -24,7 +23,7 @@ from ..stores.memory_store import MemoryNotFoundError
 from ..stores.originals import Originals
 from . import file_search, insertion, passages
 from .file_search import CALL_ID_PREFIX, FileSearch
-from .file_search_reply import FileSearchReply, FileSearchSend
+from .file_search_reply import FileSearchReply
 from .insertion import BlockRecord, Insertion, PassageInserter, StoreQuery
 from .service import Memory, map_store_errors
 
@@ -43,10 +42,6 @@ class PreparedRequest(NamedTuple):
     reply: FileSearchReply | None = None
     is_changed: bool = False
 
-    def wrap_send(self, send: Send) -> Send:
-        """Return a function that sends the response with the changes of the reply."""
-        return send if self.reply is None else FileSearchSend(send, self.reply)
-
 
 class LocalRequest(NamedTuple):
     """A parsed body for a model of the proxy itself, the passages to read with it, and the changes of the reply."""
@@ -54,10 +49,6 @@ class LocalRequest(NamedTuple):
     body: Json
     memories: list[str]
     reply: FileSearchReply | None = None
-
-    def wrap_send(self, send: Send) -> Send:
-        """Return a function that sends the response with the changes of the reply."""
-        return send if self.reply is None else FileSearchSend(send, self.reply)
 
 
 class RequestMemory:

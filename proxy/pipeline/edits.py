@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ...compression import tags
 from ...compression.engine import Outcome
-from ...compression.model_compression import MODEL_ENGINES
+from ...compression.models.model_compression import MODEL_ENGINES
 from ...compression.planning import EMPTY_PREFIX, CompressionPlan, PlanPrefix
 from ...compression.policy import Decision
 from ...compression.tokens import TokenCounter

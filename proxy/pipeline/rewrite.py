@@ -11,7 +11,7 @@ from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple
 
-from ...compression.model_compression import MODEL_ENGINES
+from ...compression.models.model_compression import MODEL_ENGINES
 from ...compression.policy import Rules
 from ...compression.tokens import TokenCounter, estimate_tokens, get_token_counter
 from ...compression.transcript import ToolCall

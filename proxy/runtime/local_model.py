@@ -9,21 +9,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...compression.clara import checkpoint_config, locate, memory_estimate, resources
+from ...compression.clara import checkpoint_config, locate, memory_estimate
 from ...compression.clara.async_engine import ClaraBackend, LocalClara, LocalModelConfig
 from ...compression.clara.checkpoint_config import Quantization
 from ...compression.clara.decoder_config import read_decoder_config
-from ...compression.clara.exceptions import CheckpointError, ClaraError, NotDownloadedError
 from ...compression.clara.locate import BUNDLED_MODELS, NANO_NAME, HubAccess
-from ...compression.clara.processor import prefers_bfloat16
-from ...compression.worker import WorkerLimits
+from ...compression.models import resources
+from ...compression.models.errors import CheckpointError, ModelError, NotDownloadedError
+from ...compression.models.processor import prefers_bfloat16
+from ...compression.models.worker import WorkerLimits
 from ...config.setting_types import split_urls
 from ...config.settings import Settings
 from ..http.remote_clara import RemoteClara
 from ..http.vllm_clara import VllmClara
 
 if TYPE_CHECKING:
-    from ..stores.latents_redis import RedisLatents
+    from ..stores.latents import LatentCache
 
 QUANTIZED = ("int8", "int4")
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
@@ -57,7 +58,7 @@ def can_paraphrase(settings: Settings) -> bool:
             model, settings.subfolder, _hub_access(settings)._replace(may_download=False)
         )
         return checkpoint_config.read_checkpoint_config(folder).can_paraphrase
-    except (ClaraError, ImportError):  # the model is checked elsewhere
+    except (ModelError, ImportError):  # the model is checked elsewhere
         return True
 
 
@@ -83,15 +84,26 @@ def _describe_missing_package(model: str, settings: Settings) -> str:
         library, extra = ("MLX", "mlx") if settings.backend == "mlx" else ("torch", "clara")
         remedy = f"pip install 'clara-proxy[{extra}]', or unset CLARA_MODEL"
         return f"the model {model} (CLARA_MODEL) needs {library}: {remedy}"
-    if settings.latents_url is not None and find_spec("redis") is None:
-        return "CLARA_LATENTS_URL needs redis: pip install 'clara-proxy[redis]'"
-    if settings.latents_url is not None and settings.latents_url == settings.originals_url:
-        return "CLARA_LATENTS_URL must not be CLARA_ORIGINALS_URL: compressed documents would take its memory"
+    if reason := _describe_unfit_latents(settings):
+        return reason
     if settings.dtype in QUANTIZED and settings.quantization not in (None, settings.dtype):
         return f"CLARA_DTYPE={settings.dtype} and CLARA_QUANTIZATION={settings.quantization} contradict each other"
     needs_package = _choose_quantization(settings) == "int4" and settings.backend != "mlx"
     if needs_package and find_spec("bitsandbytes") is None:
         return "int4 (CLARA_DTYPE, CLARA_QUANTIZATION) needs bitsandbytes: pip install 'clara-proxy[quantized]'"
+    return ""
+
+
+def _describe_unfit_latents(settings: Settings) -> str:
+    """Return the reason why compressed documents cannot be shared at CLARA_LATENTS_URL, or ""."""
+    if settings.latents_url is None:
+        return ""
+    if settings.latents_url.startswith("postgres"):
+        return "" if find_spec("asyncpg") else "CLARA_LATENTS_URL needs asyncpg: pip install 'clara-proxy[postgres]'"
+    if find_spec("redis") is None:
+        return "CLARA_LATENTS_URL needs redis: pip install 'clara-proxy[redis]'"
+    if settings.latents_url == settings.originals_url:
+        return "CLARA_LATENTS_URL must not be CLARA_ORIGINALS_URL: compressed documents would take its memory"
     return ""
 
 
@@ -109,12 +121,11 @@ def _describe_unfit_files(model: str, settings: Settings) -> str:
 def _describe_missing_device(settings: Settings) -> str:
     if settings.backend not in ("cuda", "mps"):
         return ""
-    from ...compression.clara.loading import resolve_placement  # noqa: PLC0415 - loads torch
-    from ...compression.clara.model_source import Placement  # noqa: PLC0415
+    from ...compression.models.placement import resolve_device  # noqa: PLC0415 - loads torch
 
     try:
-        resolve_placement(Placement(settings.backend))
-    except ClaraError as error:
+        resolve_device(settings.backend)
+    except ModelError as error:
         return f"{error} (CLARA_BACKEND)"
     return ""
 
@@ -183,6 +194,7 @@ def create_clara(settings: Settings, folder: Path) -> ClaraBackend | None:
         (cache or folder) / "quantized",
         settings.quantized_disk_mb * 2**20,
         _open_shared_latents(settings),
+        settings.abstention_threshold,
     )
     if is_remote(settings):
         return RemoteClara(config, settings.backend, settings.backend_key, settings.clara_queue)
@@ -193,12 +205,21 @@ def create_clara(settings: Settings, folder: Path) -> ClaraBackend | None:
     return LocalClara(config, limits)
 
 
-def _open_shared_latents(settings: Settings) -> "RedisLatents | None":
+def _open_shared_latents(settings: Settings) -> "LatentCache | None":
     if settings.latents_url is None or is_remote(settings):
         return None
+    return open_latent_cache(settings.latents_url, settings.latents_disk_mb * 2**20)
+
+
+def open_latent_cache(url: str, capacity: int) -> "LatentCache":
+    """Return the store of shared latents at a URL of Redis or PostgreSQL; `capacity` in bytes bounds the latter."""
+    if url.startswith("postgres"):
+        from ..stores.latents_postgres import PostgresLatents  # noqa: PLC0415 - an extra
+
+        return PostgresLatents(url, capacity)
     from ..stores.latents_redis import RedisLatents  # noqa: PLC0415 - an extra
 
-    return RedisLatents(settings.latents_url)
+    return RedisLatents(url)
 
 
 def is_remote(settings: Settings) -> bool:

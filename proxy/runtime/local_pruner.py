@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...compression import registry
-from ...compression.clara.exceptions import CheckpointError, NotDownloadedError
+from ...compression.models.errors import CheckpointError, NotDownloadedError
+from ...compression.models.worker import WorkerLimits
 from ...compression.pruners import catalogue
 from ...compression.pruners.catalogue import PUBLISHED_PRUNERS
 from ...compression.pruners.compressor import PruneCompressor, PruneOptions
 from ...compression.pruners.families import Family, read_spec
 from ...compression.pruners.worker import PrunerWorker
-from ...compression.worker import WorkerLimits
 from ...config.settings import Settings
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, settings
 
 from clara_proxy.compression import registry
 from clara_proxy.compression.clara.compressors import AnswerCompressor, JobQueue, SummaryCompressor
-from clara_proxy.compression.clara.jobs import ModelCost
 from clara_proxy.compression.clara.jobs import ModelJob as ClaraJob
 from clara_proxy.compression.compressor import CompressedPassage, Compressor, Task
 from clara_proxy.compression.engine import Engine
+from clara_proxy.compression.models.cost import ModelCost
 from clara_proxy.compression.pruners.compressor import PruneCompressor, PruneOptions
 from clara_proxy.compression.pruners.families import Family
 from clara_proxy.compression.pruners.jobs import PruneJob, UnitScores

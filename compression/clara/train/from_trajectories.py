@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..exceptions import ClaraError
+from ...models.errors import ModelError
 from .example_records import (
     DOCUMENT_COUNT,
     add_earlier_windows,
@@ -25,11 +25,11 @@ Message = dict[str, Any]
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """Yield training records from a file of JSON lines, or from all `*.jsonl` files of a folder in name order.
 
-    Raises `ClaraError` with the file and the line number for a line that is not a recorded chat.
+    Raises `ModelError` with the file and the line number for a line that is not a recorded chat.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files:
-        raise ClaraError(f"{path} contains no *.jsonl files")
+        raise ModelError(f"{path} contains no *.jsonl files")
     for file in files:
         with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -37,7 +37,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
                     messages: list[Message] = json.loads(line)["messages"]
                     records = list(chat_records(messages))
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise ClaraError(f"{file}, line {number}: not a recorded chat ({error!r})") from error
+                    raise ModelError(f"{file}, line {number}: not a recorded chat ({error!r})") from error
                 yield from records
 
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from ...models.errors import CheckpointError
 from ..base_weights import BaseWeights
 from ..checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from ..decoder_config import read_decoder_config
-from ..exceptions import CheckpointError
 from ..loading import load_model
 from ..lora import TARGET_MODULES, Adapter
 from ..model_source import LoadedModel, ModelSource, Placement

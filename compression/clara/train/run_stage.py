@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..exceptions import ClaraError
+from ...models.errors import ModelError
 from ..prompts import PARAPHRASE_TEMPLATES
 from . import evaluation, initial_network, loss_plot, stages
 from .checkpoint_writer import CheckpointInfo, save_checkpoint
@@ -43,7 +43,7 @@ class StageJob:
 
 
 def train_stage(job: StageJob, plan: TrainingPlan, folder: Path, on_step: OnStep) -> Path:
-    """Train one stage and return the folder of the new checkpoint. Raises `ClaraError` for unsuitable data."""
+    """Train one stage and return the folder of the new checkpoint. Raises `ModelError` for unsuitable data."""
     network, tokenizer, info = _starting_point(job)
     network.merge = network.config.hidden_size <= _MAX_MERGED_HIDDEN_SIZE and not job.dropout
     network.dropout = job.dropout
@@ -53,7 +53,7 @@ def train_stage(job: StageJob, plan: TrainingPlan, folder: Path, on_step: OnStep
     objective = stages.StageObjective(network, job.stage, k)
     examples = read_examples(job.data)
     if len(examples) < job.batch:
-        raise ClaraError(f"{job.data} has {len(examples)} lines, but a micro batch needs {job.batch}")
+        raise ModelError(f"{job.data} has {len(examples)} lines, but a micro batch needs {job.batch}")
     limits = TokenLimits(info.limit, job.prompt)
 
     def make_batch(number: int) -> StageBatch:
@@ -88,7 +88,7 @@ def _starting_point(job: StageJob) -> initial_network.StartingPoint:
     if job.checkpoint is not None:
         return initial_network.start_from_checkpoint(job.checkpoint, job.base, job.stage)
     if job.stage != "stage1" or job.base is None:
-        raise ClaraError(f"{job.stage} needs a checkpoint (--checkpoint); only stage1 can start from a base model")
+        raise ModelError(f"{job.stage} needs a checkpoint (--checkpoint); only stage1 can start from a base model")
     return initial_network.start_from_base(job.base, 256, 16, 16)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..exceptions import ClaraError
+from ...models.errors import ModelError
 
 
 class Example(NamedTuple):
@@ -26,7 +26,7 @@ class Example(NamedTuple):
     positives: tuple[int, ...] = ()
 
 
-class DataError(ClaraError):
+class DataError(ModelError):
     """A line of training data that does not follow the format; the message names the line."""
 
 

@@ -7,8 +7,8 @@ One pass over the text counts only terms of the question, so the cost hardly dep
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, groupby
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import filterfalse, groupby
 from math import log
 from operator import itemgetter
 from typing import NamedTuple
@@ -17,8 +17,7 @@ from . import terms
 from .base_weights import DEFAULT_WEIGHTS, ExtractWeights
 
 MAX_LITERALS = 64
-MAX_PREFIXES = 64  # in one pattern
-BATCH_SPANS = 128  # few enough that the lists of their words start no garbage collection
+BATCH_SPANS = 2_000  # whose words are in memory at once
 MAX_QUESTION_CHARACTERS = 20_000  # half from each end
 
 Span = tuple[int, int]  # start, end
@@ -92,24 +91,22 @@ def count_terms(text: str, spans: Sequence[Span], query: Query) -> TermCounts:
     """Count the terms of the query in each span that has any."""
     if not spans or not (query.term_weights or query.literals):
         return {}
-    matcher, read_words = _TermMatcher(query.term_weights), terms.make_word_reader(text)
+    matcher = _TermMatcher(query.term_weights)
+    read_words = terms.make_word_reader(text, terms.choose_word_pattern(text))
     counts: TermCounts = {}
     for first in range(0, len(spans), BATCH_SPANS):
-        batch = [read_words(start, end) for start, end in spans[first : first + BATCH_SPANS]]
-        matches = matcher.match_words(batch)
-        for index, words in enumerate(batch, first):
-            if not matches.keys().isdisjoint(words):
-                counts[index] = _tally_terms(filter(None, map(matches.get, words)))
+        words = read_words(spans[first : first + BATCH_SPANS])
+        matches = matcher.match_words(words)
+        index = first
+        for word in filter({terms.SPAN_END, *matches}.__contains__, words):
+            if word == terms.SPAN_END:
+                index += 1
+            else:
+                tally = counts.setdefault(index, {})
+                for term in matches[word]:
+                    tally[term] = tally.get(term, 0) + 1
     _count_literals(text, spans, query.literals, counts)
     return counts
-
-
-def _tally_terms(matches: Iterable[tuple[str, ...]]) -> dict[str, int]:
-    tally: dict[str, int] = {}
-    for match in matches:
-        for term in match:
-            tally[term] = tally.get(term, 0) + 1
-    return tally
 
 
 def merge_counts(counts: Mapping[int, Mapping[str, int]], owners: Sequence[int]) -> TermCounts:
@@ -159,30 +156,32 @@ class _TermMatcher:
     def __init__(self, term_weights: Mapping[str, float]) -> None:
         self._term_weights = term_weights
         self._prefixes = {term[: terms.PREFIX_LENGTH] for term in term_weights}
-        self._prefix_pattern = _compile_prefixes(self._prefixes) if len(self._prefixes) <= MAX_PREFIXES else None
-        self._seen_words: set[str] = set()
+        self._prefix_pattern = _compile_prefixes(self._prefixes)
+        self._seen_words: set[str] = {terms.SPAN_END}
         self._piece_terms: dict[str, str] = {}
         self._word_terms: dict[str, tuple[str, ...]] = {}
 
-    def match_words(self, batch: Iterable[Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    def match_words(self, words: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """Return the query terms of all words of this batch and of earlier ones."""
-        new_words = set(chain.from_iterable(batch)) - self._seen_words
+        new_words = set(words) - self._seen_words
         self._seen_words |= new_words
-        for word in filter(self._may_match, new_words):
+        for word in self._iter_candidates(new_words) if self._prefixes else ():
             match = self._match_word(word)
             if match:
                 self._word_terms[word] = match
         return self._word_terms
 
-    def _may_match(self, word: str) -> bool:
-        """Rule out most words cheaply."""
-        if not word.isascii():
-            return True
-        if word.isdigit():
-            return word[: terms.MAX_WORD_CHARACTERS] in self._term_weights
-        if word.isalpha() and word[1:].islower():
-            return word[: terms.PREFIX_LENGTH].lower() in self._prefixes
-        return self._prefix_pattern is None or self._prefix_pattern.search(word.lower()) is not None
+    def _iter_candidates(self, words: Iterable[str]) -> Iterator[str]:
+        """Yield the words that contain the start of a term, and all words that are not ASCII."""
+        yield from filterfalse(str.isascii, words)
+        joined = "\n".join(filter(str.isascii, words))
+        lowered = joined.lower()
+        end = 0
+        while (prefix := self._prefix_pattern.search(lowered, end)) is not None:
+            start = joined.rfind("\n", end, prefix.start()) + 1 or end
+            end = joined.find("\n", prefix.end())
+            end = end if end >= 0 else len(joined)
+            yield joined[start:end]
 
     def _match_word(self, word: str) -> tuple[str, ...]:
         """Return the query terms of a word; a stem keeps the prefix of its word, so most need no stemming."""

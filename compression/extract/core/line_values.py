@@ -38,7 +38,7 @@ _FLAGS = [
 ]
 _STATUS_LINE = re.compile(r"[<>* ]{0,4}HTTP/\d(?:\.\d)? [1-5]\d\d\b")
 _ENDING = r"(?:ations?|ments?|ings?|e[dsr]?|ers|ie[sd]|ly|[sy])"  # that a stem lacks
-_NUMBER = re.compile(r"(?<![\w.])\d{1,15}(?:\.\d{1,9})?(?![\w.])")
+_NUMBER = re.compile(r"\d(?<![\w.]\d)\d{0,14}(?:\.\d{1,9})?(?![\w.])")  # begins with a set, which is searched fast
 _NAME = re.compile(r"[\w@][\w@+.-]*[\w+]")
 
 

@@ -27,9 +27,12 @@ _ELEMENT_START = re.compile(r"(?<=>)(?=<[A-Za-z])")
 _RECORD_START = re.compile(r"(?<=[}\])],) ?(?=[{\[(])")
 _LONG_LINE_PIECE = re.compile(rf"(?s).{{1,{PIECE_CHARACTERS}}}(?:[\s,;}}\])>]|\Z)|.{{{PIECE_CHARACTERS}}}")
 _PROGRESS_BAR = re.compile(r"\d ?%|\d/\d|[\u2580-\u259f#=>.-]{4}|\d ?[kKMG]i?B")
-_LINE_REFERENCE = re.compile(r":\d")
-_FILE_LOCATION = re.compile(r"(?<![\w./\\@~+-])[\w./\\@~+-]{1,200}+:\d{1,7}(?::\d{1,7}|:in [`'][^'\n]{1,100}')?")
-_VARIABLE_PART = re.compile(r"[a-fA-F]{0,7}\d[\w.:/\-]*")  # numbers, times, addresses, hexadecimal ids
+_FILE_LOCATION = re.compile(  # begins with a set, which `re` searches fast
+    r"[\w./\\@~+-](?<![\w./\\@~+-].)[\w./\\@~+-]{0,199}+:\d{1,7}(?::\d{1,7}|:in [`'][^'\n]{1,100}')?"
+)
+_VARIABLE_PART = re.compile(  # numbers, times, addresses, hexadecimal ids; begins with a set, which `re` searches fast
+    r"[a-fA-F\d](?:(?<=\d)|[a-fA-F]{0,6}\d)[\w.:/\-]*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def find_line_spans(text: str) -> list[Span]:
     for line in lines:
         end = start + len(line)
         if line and not line.isspace():
-            first = start + _find_visible_start(line) if has_carriage_returns else start
+            first = start + _find_visible_start(line) if has_carriage_returns and "\r" in line.rstrip() else start
             if line.startswith(CENTRING_BLANKS):
                 first = max(first, start + len(line) - len(line.lstrip()))
             end = start + len(line.rstrip()) if line.endswith(TRAILING_BLANKS) else end
@@ -118,26 +121,12 @@ def sample_lines(text: str, characters: int) -> list[str]:
     return [line for line in text[:characters].split("\n") if line and not line.isspace()][:MAX_SAMPLE_LINES]
 
 
-def extract_templates(text: str, spans: Sequence[Span]) -> list[str]:
-    """Return each line with numbers, times and ids replaced by 0."""
-    joined = "\n".join([line.replace("\n", " ") for line in _iter_line_starts(text, spans)])
+def extract_templates(text: str, spans: Sequence[Span], *, with_places: bool = True) -> list[str]:
+    """Return each line with numbers, times and ids replaced by 0, without file locations unless `with_places`."""
+    starts = (text[start : min(end, start + MAX_TEMPLATE_CHARACTERS)] for start, end in spans)
+    joined = "\n".join([line.replace("\n", " ") for line in starts])
+    joined = joined if with_places else _FILE_LOCATION.sub("", joined)
     return [line.strip() for line in _VARIABLE_PART.sub("0", joined).split("\n")] if spans else []
-
-
-def extract_placeless_templates(text: str, spans: Sequence[Span]) -> list[str]:
-    """Return the template of each line, without file locations."""
-    return [
-        _make_template(_FILE_LOCATION.sub("", line) if _LINE_REFERENCE.search(line) else line)
-        for line in _iter_line_starts(text, spans)
-    ]
-
-
-def _make_template(line: str) -> str:
-    return _VARIABLE_PART.sub("0", line).strip()
-
-
-def _iter_line_starts(text: str, spans: Sequence[Span]) -> Iterator[str]:
-    return (text[start : min(end, start + MAX_TEMPLATE_CHARACTERS)] for start, end in spans)
 
 
 def select_verdicts(text: str, spans: Sequence[Span], grades: Sequence[int], weights: LineWeights) -> list[int]:
@@ -152,7 +141,7 @@ def select_verdicts(text: str, spans: Sequence[Span], grades: Sequence[int], wei
     template_counts: Counter[str] = Counter()
     budget = weights.max_verdict_share * len(text)
     verdicts: list[int] = []
-    templates = extract_placeless_templates(text, [spans[index] for index in indices.values()])
+    templates = extract_templates(text, [spans[index] for index in indices.values()], with_places=False)
     for (line, index), template in zip(indices.items(), templates, strict=True):
         template_counts[template] += 1
         if template_counts[template] <= weights.max_alike_verdicts:

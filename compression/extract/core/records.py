@@ -31,11 +31,12 @@ _CLOSER_OPENINGS = frozenset("}])<-=_*~.+|━╸╺─█▉▊▋▌▍▎▏�
 _BANNER_OPENINGS = frozenset("-=*#+~@")
 _CLOSER = re.compile(r"[━╸╺─█▉▊▋▌▍▎▏▓▒░#=>-]{10,}[ \t]|[-=_*~.+| ]{3,}$|[}\])]+[,;]?\s*$|</[\w:.-]{1,80}>\s*$")
 _COMMENT = re.compile(r"\(|[#;] |//")
+_WORD_KEY = re.compile(
+    r"<([\w:.-]{1,80})|([^\w\s\"'\[({<-]{1,3})(?= )|([^\w\s]{0,4}[\w.-]{1,40})"
+)  # without a separator
 _KEY = re.compile(
     r"[- ]{0,4}[\"']?([^\W\d][\w.@/$()<>-]{0,40}(?: [\w.@/$()<>-]{1,40}){0,4})[\"']?\s{0,40}[:=](?=\s|$)"
-    r"|<([\w:.-]{1,80})"
-    r"|([^\w\s\"'\[({<-]{1,3})(?= )"
-    r"|([^\w\s]{0,4}[\w.-]{1,40})"
+    rf"|{_WORD_KEY.pattern}"
 )
 _DIGITS = re.compile(r"\d+")
 _BANNER = re.compile(r"(?:[-=*#+~]{2,}|==>|@{2,})[\[( ]{1,3}(?=[^\n]{0,200}\w).{1,200}$")
@@ -135,7 +136,9 @@ class LineKeys:
 
 def read_key(text: str, start: int, end: int) -> str:
     """Return the key, the tag or the first word between two offsets, without its digits."""
-    match = _KEY.match(text, start, min(end, start + MAX_KEY_CHARACTERS))
+    stop = min(end, start + MAX_KEY_CHARACTERS)
+    has_separator = text.find(":", start, stop) >= 0 or text.find("=", start, stop) >= 0
+    match = (_KEY if has_separator else _WORD_KEY).match(text, start, stop)
     key = match[match.lastindex or 0] if match is not None else ""
     return key if key.isalpha() else _DIGITS.sub("0", key)
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from .bm25 import Span
+from .word_search import WordFinder
 
 WARNING, ERROR, VERDICT = 1, 2, 3
 END_CHARACTERS = 10_000  # of each end, to recognise a report
-MAX_HITS = 50_000  # lines examined per text and word
+MAX_HITS = 50_000  # lines examined per text and pattern
 
 _WARNING_COMMENT = re.compile(r"(?:FIXME|XXX|HACK|BUG|SECURITY)\b")  # a TODO is too common
 _RAISE_STATEMENTS = (
@@ -60,6 +61,8 @@ _EXIT_STATUS = re.compile(  # of a process that failed
 )
 _HTTP_WORDS = ("http/", "status")
 _EXIT_WORDS = ("exit", "returncode", "return_code", "rc=", "rc:", 'rc"', "rc'", "restart count")
+
+REPORT_WORDS = (*_WARNING_WORDS, *_ERROR_WORDS, *_VERDICT_WORDS, *_HTTP_WORDS, *_EXIT_WORDS)
 
 _COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
 _STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "pressure", "truncated")
@@ -116,16 +119,16 @@ def grade_lines(text: str, spans: Sequence[Span]) -> list[int]:
     """Grade each line: 0, WARNING, ERROR, or VERDICT for results of tests and builds."""
     grades = [0] * len(spans)
     starts = [start for start, _ in spans]
-    lowered = lower(text)
+    finder = WordFinder(lower(text), REPORT_WORDS)
     for grade, words in ((WARNING, _WARNING_WORDS), (ERROR, _ERROR_WORDS)):
         for word in words:
-            for index in _find_lines_with(lowered, word, starts, spans, not_after="/#"):
+            for index in finder.find_spans(word, starts, spans, not_after="/#"):  # `/errors/7` reports no error
                 grades[index] = grade
-    for index, grade in iter_status_grades(text, lowered, starts, spans):
+    for index, grade in iter_status_grades(text, finder, starts, spans):
         grades[index] = max(grades[index], grade)
     for candidates in (
         _find_verdict_openings(text, starts),
-        *(_find_lines_with(lowered, word, starts, spans) for word in _VERDICT_WORDS),
+        *(finder.find_spans(word, starts, spans) for word in _VERDICT_WORDS),
     ):
         for index in candidates:
             if grades[index] < VERDICT and _VERDICT_LINE.match(text, *spans[index]):
@@ -164,35 +167,43 @@ def _iter_word_matches(
 
 
 def iter_status_grades(
-    text: str, lowered: str, starts: Sequence[int], spans: Sequence[Span]
+    text: str, finder: WordFinder, starts: Sequence[int], spans: Sequence[Span]
 ) -> Iterator[tuple[int, int]]:
-    """Yield the indices and grades of the lines with the status of a failed request or process."""
-    for index, match in _iter_line_matches(_HTTP_STATUS, _HTTP_WORDS, text, lowered, starts, spans):
+    """Yield the indices and grades of the lines with the status of a failed request or process.
+
+    `finder` finds REPORT_WORDS in the text in lower case.
+    """
+    for index, match in _list_status_matches(_HTTP_STATUS, _HTTP_WORDS, text, finder, starts, spans):
         if match[1]:
             yield index, ERROR if match[1].startswith("5") else WARNING
-    for index, _ in _iter_line_matches(_EXIT_STATUS, _EXIT_WORDS, text, lowered, starts, spans):
+    for index, _ in _list_status_matches(_EXIT_STATUS, _EXIT_WORDS, text, finder, starts, spans):
         yield index, ERROR
 
 
-def _iter_line_matches(
+def _list_status_matches(
     pattern: re.Pattern[str],
     words: Sequence[str],
     text: str,
-    lowered: str,
+    finder: WordFinder,
     starts: Sequence[int],
     spans: Sequence[Span],
-) -> Iterator[tuple[int, re.Match[str]]]:
-    """Yield the matches of a pattern in the lines with one of the words, which are in lower case."""
-    indices = dict.fromkeys(index for word in words for index in _find_lines_with(lowered, word, starts, spans))
-    for index in indices:
-        for match in pattern.finditer(text, *spans[index]):
-            yield index, match
+) -> list[tuple[int, re.Match[str]]]:
+    """Return the matches of a pattern, in the order of the text; each begins with one of the words in lower case."""
+    matches: list[tuple[int, re.Match[str]]] = []
+    for word in words:
+        start = finder.find(word, 0)
+        while start >= 0:
+            index, match = bisect_right(starts, start) - 1, pattern.match(text, start)
+            if index >= 0 and match is not None and match.end() <= spans[index][1]:
+                matches.append((index, match))
+            start = finder.find(word, start + len(word))
+    return sorted(matches, key=lambda item: item[1].start())
 
 
 def find_http_statuses(text: str, spans: Sequence[Span]) -> dict[int, str]:
     """Return the HTTP status of each line that names one."""
     starts = [start for start, _ in spans]
-    matches = _iter_line_matches(_HTTP_STATUS, _HTTP_WORDS, text, lower(text), starts, spans)
+    matches = _list_status_matches(_HTTP_STATUS, _HTTP_WORDS, text, WordFinder(lower(text), _HTTP_WORDS), starts, spans)
     return {index: match[1] or match[2] for index, match in matches}
 
 
@@ -243,22 +254,5 @@ def _is_inside_word(text: str, offset: int) -> bool:
 def find_lines_with_words(text: str, words: Sequence[str], spans: Sequence[Span]) -> list[int]:
     """Return the indices of the lines that contain one of the words, which are in lower case."""
     starts = [start for start, _ in spans]
-    lowered = lower(text)
-    return [index for word in words for index in _find_lines_with(lowered, word, starts, spans)]
-
-
-def _find_lines_with(
-    lowered: str, word: str, starts: Sequence[int], spans: Sequence[Span], not_after: str = ""
-) -> list[int]:
-    """Return the lines with the word, except behind one of these characters: `/errors/7` reports no error."""
-    lines: list[int] = []
-    start = lowered.find(word)
-    while start >= 0 and len(lines) < MAX_HITS:
-        index = bisect_right(starts, start + len(word) - 1) - 1
-        if index < 0 or (start and lowered[start - 1] in not_after):
-            start = lowered.find(word, start + 1)
-            continue
-        if start < spans[index][1]:
-            lines.append(index)
-        start = lowered.find(word, max(start + 1, spans[index][1]))
-    return lines
+    finder = WordFinder(lower(text), words)
+    return [index for word in words for index in finder.find_spans(word, starts, spans)]

@@ -6,7 +6,6 @@ the message first and then the innermost frame.
 """
 
 import re
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,11 +64,15 @@ _CARET_LINE = re.compile(r"\s*[~^]+\s*$")
 
 
 class TraceLines(NamedTuple):
-    """Lines with each frame merged into one: spans, numbers of lines, and frame types (0 for other lines)."""
+    """Lines with each frame merged into one: spans, numbers of lines, and frame types (0 for other lines).
+
+    `library`: the indices of the frames in libraries.
+    """
 
     spans: list[Span]
     sizes: list[int]
     frames: list[int]
+    library: frozenset[int]
 
 
 def group_frames(text: str, lines: Sequence[Span], *, keep_carets: bool = False) -> TraceLines:
@@ -96,7 +99,12 @@ def group_frames(text: str, lines: Sequence[Span], *, keep_carets: bool = False)
         spans.append((start, end))
         sizes.append(1)
         frames.append(frame)
-    return TraceLines(spans, sizes, frames)
+    library = frozenset(
+        index
+        for index, (frame, (start, end)) in enumerate(zip(frames, spans, strict=True))
+        if frame and any(text.find(marker, start, end) >= 0 for marker in _LIBRARY_MARKERS)
+    )
+    return TraceLines(spans, sizes, frames, library)
 
 
 def _classify_frame(text: str, line: Span, bare: str, *, is_go: bool) -> int:
@@ -113,7 +121,7 @@ def _classify_frame(text: str, line: Span, bare: str, *, is_go: bool) -> int:
     return INNERMOST_FIRST if is_go and _GO_FRAME.match(text, start, start + 2 * MAX_LINE_CHARACTERS) else NOT_A_FRAME
 
 
-def score_frames(text: str, trace: TraceLines, templates: Sequence[object], weights: TraceWeights) -> list[float]:
+def score_frames(trace: TraceLines, templates: Sequence[object], weights: TraceWeights) -> list[float]:
     """Score each frame by its distance from the innermost one, its library, and the novelty of its message.
 
     Frames of a library do not count in the distance of others.
@@ -121,7 +129,6 @@ def score_frames(text: str, trace: TraceLines, templates: Sequence[object], weig
     """
     innermost, outermost = weights.failure_frame_score, weights.entry_frame_score
     scores = [0.0] * len(trace.spans)
-    library = _find_library_lines(text, trace.spans)
     occurrences: Counter[tuple[object, ...]] = Counter()
     for first, after in find_traces(trace.frames):
         message = tuple([templates[index] for index in _list_message_lines(trace, first)])
@@ -131,7 +138,7 @@ def score_frames(text: str, trace: TraceLines, templates: Sequence[object], weig
         scores[order[-1]] = novelty * outermost
         inner_frames = {True: 0, False: 0}
         for index in order:
-            in_library = index in library
+            in_library = index in trace.library
             factor = weights.library_factor if in_library else 1.0
             scores[index] = factor * max(novelty * innermost * 0.5 ** inner_frames[in_library], scores[index])
             inner_frames[in_library] += 1
@@ -139,41 +146,26 @@ def score_frames(text: str, trace: TraceLines, templates: Sequence[object], weig
     return scores
 
 
-def find_failure_frames(text: str, trace: TraceLines) -> list[int]:
+def find_failure_frames(trace: TraceLines) -> list[int]:
     """Return for each trace the index of its innermost frame outside libraries, if it has any."""
-    library = _find_library_lines(text, trace.spans)
     orders = [_order_frames(trace, first, after) for first, after in find_traces(trace.frames)]
-    frames = [next((index for index in order if index not in library), -1) for order in orders]
+    frames = [next((index for index in order if index not in trace.library), -1) for order in orders]
     return [index for index in frames if index >= 0]
 
 
-def pair_messages_with_frames(text: str, trace: TraceLines) -> dict[int, int]:
+def pair_messages_with_frames(trace: TraceLines) -> dict[int, int]:
     """Map the message below each trace that prints the innermost frame last to that frame, outside libraries if any."""
-    library = _find_library_lines(text, trace.spans)
     pairs: dict[int, int] = {}
     for first, after in find_traces(trace.frames):
         if trace.frames[after - 1] == INNERMOST_LAST and after < len(trace.frames):
             order = _order_frames(trace, first, after)
-            pairs[after] = next((index for index in order if index not in library), order[0])
+            pairs[after] = next((index for index in order if index not in trace.library), order[0])
     return pairs
 
 
 def _order_frames(trace: TraceLines, first: int, after: int) -> Sequence[int]:
     """Return the indices of a trace's frames, the innermost first."""
     return range(after - 1, first - 1, -1) if trace.frames[first] == INNERMOST_LAST else range(first, after)
-
-
-def _find_library_lines(text: str, spans: Sequence[Span]) -> set[int]:
-    """Return the indices of the lines that name a location in a library."""
-    starts = [start for start, _ in spans]
-    indices: set[int] = set()
-    for marker in _LIBRARY_MARKERS if spans else ():
-        start = text.find(marker, starts[0], spans[-1][1])
-        while start >= 0:
-            index = bisect_right(starts, start) - 1
-            indices.add(index)
-            start = text.find(marker, max(start + 1, spans[index][1]), spans[-1][1])
-    return indices
 
 
 def find_traces(frames: Sequence[int]) -> list[tuple[int, int]]:

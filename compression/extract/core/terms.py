@@ -5,7 +5,8 @@ other alphabets also match by their prefix. A question and a text must use the s
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from unicodedata import decimal, normalize
 
 MAX_WORD_CHARACTERS = 400  # the rest of a longer word, usually a blob, is ignored
@@ -13,12 +14,15 @@ MIN_STEM_LENGTH = 4
 PREFIX_LENGTH = 3  # letters that a stem always keeps
 SHARED_PREFIX_LENGTH = 5  # letters that all forms of a word share, in alphabets without known endings
 
+SPAN_END = "\0"  # in a list of words; in no word itself
 SCRIPT_SAMPLE_CHARACTERS = 20_000
+PIECE_CHARACTERS = 250  # of a text with few characters that are not ASCII
+CACHED_RUNS = 1_000
 MAX_NON_ASCII_SHARE = 0.1  # of the sample, for a text that is split as ASCII
 
-_WORD = re.compile(r"\w+")
-_NON_ASCII = re.compile(r"[^\x00-\x7f]+")
-_SEPARATOR_TABLE = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
+WORD = re.compile(r"\w+")
+_NON_ASCII = re.compile(r"([^\x00-\x7f]+)")
+_BLANKED = bytes(code if WORD.match(chr(code)) else ord(" ") for code in range(128)).ljust(256)
 # Combining vowels, accents and points belong to the letter before them.
 _COMBINING_MARKS = (
     r"\u0300-\u036f\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0900-\u0963\u0971-\u0dff"
@@ -39,32 +43,39 @@ _MAX_ENDING_LENGTH = 6
 
 def choose_word_pattern(text: str) -> re.Pattern[str]:
     """Return the simplest pattern that matches all words of a text."""
-    return _WORD if text.isascii() or _COMBINING_MARK.search(text) is None else _WORD_WITH_MARKS
+    return WORD if text.isascii() or _COMBINING_MARK.search(text) is None else _WORD_WITH_MARKS
 
 
-def make_word_reader(text: str) -> Callable[[int, int], list[str]]:
-    """Return a function that lists the words between two offsets, as `choose_word_pattern` matches them.
+def make_word_reader(text: str, pattern: re.Pattern[str]) -> Callable[[Sequence[tuple[int, int]]], list[str]]:
+    """Return a function that lists the words of spans, and SPAN_END after those of each span.
 
-    In a text of nearly only ASCII, separators are replaced by blanks first: twice as fast as a pattern.
+    The pattern is WORD, or one for words with combining marks. In a text of nearly only ASCII, separators are replaced
+    by blanks first, which is several times as fast as a pattern.
     """
-    pattern = choose_word_pattern(text)
     size = min(len(text), SCRIPT_SAMPLE_CHARACTERS)
-    non_ascii = sum(map(len, _NON_ASCII.findall(text, 0, size))) if pattern is _WORD else 0
-    if pattern is _WORD_WITH_MARKS or non_ascii > MAX_NON_ASCII_SHARE * size:
-        return lambda start, end: pattern.findall(text, start, end)
-    plain = _blank_separators(text)
-    return lambda start, end: plain[start:end].split()
+    if sum(map(len, _NON_ASCII.findall(text, 0, size))) > MAX_NON_ASCII_SHARE * size:
+        return lambda spans: [word for span in spans for word in (*pattern.findall(text, *span), SPAN_END)]
+    plain = translate_ascii(text, _BLANKED, partial(_blank_separators, pattern=pattern))
+    end = f" {SPAN_END} "
+    return lambda spans: "".join([plain[start:stop] + end for start, stop in spans]).split()
 
 
-def _blank_separators(text: str) -> str:
-    """Replace every character outside a word by a blank; offsets stay the same."""
-    parts: list[str] = []
-    end = 0
-    for foreign in _NON_ASCII.finditer(text) if not text.isascii() else ():
-        parts.append(text[end : foreign.start()].translate(_SEPARATOR_TABLE))
-        parts.append("".join([character if character.isalnum() else " " for character in foreign[0]]))
-        end = foreign.end()
-    return "".join([*parts, text[end:].translate(_SEPARATOR_TABLE)])
+def translate_ascii(text: str, table: bytes, translate_others: Callable[[str], str]) -> str:
+    """Replace each ASCII character by that of the table, and other characters, run by run, by a function.
+
+    Several times as fast as `str.translate` for text with a few other characters.
+    """
+    runs: list[str] = []
+    for start in range(0, len(text), PIECE_CHARACTERS):
+        piece = text[start : start + PIECE_CHARACTERS]
+        runs += (piece,) if piece.isascii() else _NON_ASCII.split(piece)
+    return "".join([run.encode().translate(table).decode() if run.isascii() else translate_others(run) for run in runs])
+
+
+@lru_cache(CACHED_RUNS)
+def _blank_separators(run: str, pattern: re.Pattern[str]) -> str:
+    """Replace every character outside a word of the pattern by a blank."""
+    return "".join([character if pattern.match(character) else " " for character in run])
 
 
 def is_unspaced(character: str) -> bool:

@@ -13,8 +13,9 @@ from math import log
 from statistics import median_low
 
 from ...compressor import Task
-from . import bm25, lines, severity
+from . import bm25, lines, severity, terms
 from .bm25 import Span
+from .word_search import WordFinder
 
 MAX_CHARACTERS = 64_000  # of a text that is scored as a whole, besides the shares below
 TARGET_FACTOR = 1.5  # characters scored for each character that may be kept
@@ -25,7 +26,9 @@ CHARACTERS_PER_TOKEN = 4
 MAX_TERM_CHARACTERS = 40
 NOVELTY_WEIGHT = 1.0
 SEVERITY_WEIGHT = 1.0
-_WORD_TABLE = {code: "0" if chr(code).isdigit() else " " for code in range(128) if not chr(code).isalpha()}
+_WORD_TABLE = bytes(
+    code if chr(code).isalpha() else ord("0" if chr(code).isdigit() else " ") for code in range(128)
+).ljust(256)
 _SEVERE_WORDS = (
     *("error", "fail", "exception", "fatal", "panic", "critical", "denied", "refused", "timed out", "killed", "assert"),
     *("cannot ", "not found", "conflict", "abort", "unreachable", "corrupt", "mismatch", "✗", "✕", "❌"),
@@ -101,32 +104,23 @@ def _score_pieces(task: Task, pieces: Sequence[Span]) -> list[float]:
     starts = [start for start, _ in pieces]
     scores = _score_novelty(text, pieces)
     query = bm25.parse_query(task.question)
-    terms = [(term[:MAX_TERM_CHARACTERS], weight) for term, weight in query.term_weights.items() if len(term) > 1]
-    terms += [(literal.lower(), query.parameters.literal_weight) for literal in query.literals]
-    terms += [(word, SEVERITY_WEIGHT) for word in _SEVERE_WORDS]
-    for term, weight in terms:
-        hits = _find_pieces_with(lowered, term, starts, pieces)
+    words = [(term[:MAX_TERM_CHARACTERS], weight) for term, weight in query.term_weights.items() if len(term) > 1]
+    words += [(literal.lower(), query.parameters.literal_weight) for literal in query.literals]
+    words += [(word, SEVERITY_WEIGHT) for word in _SEVERE_WORDS]
+    finder = WordFinder(lowered, [*(word for word, _ in words), *severity.REPORT_WORDS])
+    for word, weight in words:
+        hits = finder.find_spans(word, starts, pieces)
         worth = weight * log((len(pieces) + 1) / (len(hits) + 0.5))
         for index in hits:
             scores[index] += worth
-    for index, grade in severity.iter_status_grades(text, lowered, starts, pieces):
+    for index, grade in severity.iter_status_grades(text, finder, starts, pieces):
         scores[index] += SEVERITY_WEIGHT * (grade >= severity.ERROR)
     return scores
 
 
-def _find_pieces_with(lowered: str, word: str, starts: Sequence[int], pieces: Sequence[Span]) -> list[int]:
-    hits: list[int] = []
-    position = lowered.find(word)
-    while position >= 0:
-        index = bisect_right(starts, position) - 1
-        hits.append(index)
-        position = lowered.find(word, pieces[index][1])
-    return hits
-
-
 def _score_novelty(text: str, pieces: Sequence[Span]) -> list[float]:
     """Score pieces with more words that are in no other piece than usual; numbers count as words of so many digits."""
-    plain = text.translate(_WORD_TABLE)
+    plain = terms.translate_ascii(text, _WORD_TABLE, str)
     words = [set(plain[start:end].split()) for start, end in pieces]
     frequencies = Counter(chain.from_iterable(words))
     unique = {word for word, frequency in frequencies.items() if frequency == 1 and _is_plain(word)}

@@ -138,28 +138,23 @@ class _RecordReader:
         self.text = text
         self.is_narrow = is_narrow
         self.columns: list[ColumnPath] = []
-        self._paths_by_keys: dict[tuple[str | ColumnPath, ...], tuple[ColumnPath, ...]] = {}
+        self._known_paths: dict[tuple[ColumnPath, ...], tuple[ColumnPath, ...]] = {}
 
     def read_row(self, item: JsonNode) -> RecordRow | None:
         """Read one object; return None if it is empty or does not fit the table."""
-        if item.is_unparsed and self.is_narrow:
-            literals = list_literals(self.text, item)
-            paths = self._resolve_paths(tuple(literals[::2]))
-            return RecordRow(paths, literals[1::2], []) if paths else None
-        cells: list[tuple[ColumnPath, JsonNode]] = []
-        if not self._flatten_object(item, (), cells):
+        cells: list[tuple[ColumnPath, str]] = []
+        nodes: list[JsonNode] = []
+        if not self._flatten_object(item, (), cells, nodes):
             return None
         paths = self._resolve_paths(tuple([path for path, _ in cells]))
-        if not paths:
-            return None
-        return RecordRow(paths, [_write_cell(self.text, node) for _, node in cells], [node for _, node in cells])
+        return RecordRow(paths, [literal for _, literal in cells], nodes) if paths else None
 
-    def _resolve_paths(self, keys: tuple[str | ColumnPath, ...]) -> tuple[ColumnPath, ...]:
-        """Return the column paths of these keys; empty for a duplicate key or too many columns."""
-        paths = self._paths_by_keys.get(keys)
+    def _resolve_paths(self, row_paths: tuple[ColumnPath, ...]) -> tuple[ColumnPath, ...]:
+        """Return these column paths, the same tuple for equal ones; empty for a duplicate path or too many columns."""
+        paths = self._known_paths.get(row_paths)
         if paths is None:
-            paths = tuple([(key,) if isinstance(key, str) else key for key in keys]) if _has_distinct_keys(keys) else ()
-            self._paths_by_keys[keys] = paths = paths if self._add_columns(paths) else ()
+            paths = row_paths if _has_distinct_keys(row_paths) and self._add_columns(row_paths) else ()
+            self._known_paths[row_paths] = paths
         return paths
 
     def _add_columns(self, paths: Sequence[ColumnPath]) -> bool:
@@ -175,15 +170,28 @@ class _RecordReader:
             position = self.columns.index(path) + 1
         return len(self.columns) <= MAX_COLUMNS
 
-    def _flatten_object(self, node: JsonNode, prefix: ColumnPath, cells: list[tuple[ColumnPath, JsonNode]]) -> bool:
-        """Add the cells of an object and of the objects in it; return False for a non-object or a duplicate key."""
+    def _flatten_object(
+        self, node: JsonNode, prefix: ColumnPath, cells: list[tuple[ColumnPath, str]], nodes: list[JsonNode]
+    ) -> bool:
+        """Add the cells of an object and of the objects in it; return False for a non-object or a duplicate key.
+
+        Objects without containers are not parsed for a narrow table, and `nodes` stays empty.
+        """
+        if node.is_unparsed and self.is_narrow and self.text[node.start] == "{":
+            literals = list_literals(self.text, node)
+            cells.extend(
+                [((*prefix, key), literal) for key, literal in zip(literals[::2], literals[1::2], strict=True)]
+            )
+            return _has_distinct_keys(literals[::2])
         items = parse_items(self.text, node)
         if node.keys is None or not _has_distinct_keys(node.keys):
             return False
         for key, item in zip(node.keys, items, strict=True):
             if self.text[item.start] != "{" or not (item.is_unparsed or item.items):
-                cells.append(((*prefix, key), item))
-            elif not self._flatten_object(item, (*prefix, key), cells):
+                cells.append(((*prefix, key), _write_cell(self.text, item)))
+                if not self.is_narrow:
+                    nodes.append(item)
+            elif not self._flatten_object(item, (*prefix, key), cells, nodes):
                 return False
         return True
 

@@ -12,6 +12,7 @@ export const REASONS = {
   expansion: "text fetched back earlier is never compressed again",
   refused: "the compressor found nothing to leave out",
   "not-prunable": "not for the pruner (structure, or no question); extracted instead",
+  "not-in-memory": "the model says that its memories do not hold the answer; extracted instead",
   "no-gain": "compression would save less than 5 % of the tokens",
   compacted: "the provider reads a summary in its place",
   old: "old output; its first line plus marker would not be shorter",

@@ -16,11 +16,12 @@ from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER
 from clara_proxy.compression.clara.checkpoint_config import Abstention, read_checkpoint_config
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.decoding import DecodingBatch
-from clara_proxy.compression.clara.exceptions import CheckpointError
-from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
+from clara_proxy.compression.clara.jobs import ModelJob
 from clara_proxy.compression.clara.loading import load_model
 from clara_proxy.compression.clara.model_source import ModelSource, Placement
 from clara_proxy.compression.clara.worker import Worker
+from clara_proxy.compression.models.cost import ModelCost
+from clara_proxy.compression.models.errors import CheckpointError
 
 DOCUMENTS = ["the fox", "a river", "the stone bridge"]
 QUESTIONS = ["fox", "river", "bridge"]

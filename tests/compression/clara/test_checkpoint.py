@@ -18,9 +18,9 @@ import torch
 
 from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.exceptions import CheckpointError, ClaraError
 from clara_proxy.compression.clara.prompt_layout import Compat
 from clara_proxy.compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
+from clara_proxy.compression.models.errors import CheckpointError, ModelError
 
 Tensors = dict[str, Any]
 
@@ -104,7 +104,7 @@ def test_encoder_replaces_a_missing_query_adapter_in_stage_2_only(copy: Path) ->
         assert all(torch.equal(mine[name].up, theirs[name].up) for name in mine)
     edit(checkpoint_folder(copy) / "config.json", lambda config: config.update(training_stage="stage1_2"))
     plain = load_copy(copy)
-    with pytest.raises(ClaraError, match="query adapter"):
+    with pytest.raises(ModelError, match="query adapter"):
         plain.retrieve("why?", plain.compress(["a", "b"]))
 
 
@@ -277,13 +277,13 @@ def test_repository_that_cannot_be_downloaded_is_named(tmp_path: Path, monkeypat
 
 
 def test_unknown_device_or_dtype_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ClaraError, match="int3"):
+    with pytest.raises(ModelError, match="int3"):
         load_copy(copy, dtype="int3")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "bitsandbytes", None)
-        with pytest.raises(ClaraError, match="int4 needs bitsandbytes"):
+        with pytest.raises(ModelError, match="int4 needs bitsandbytes"):
             load_copy(copy, quantization="int4")
-    with pytest.raises(ClaraError, match="nowhere"):
+    with pytest.raises(ModelError, match="nowhere"):
         Clara.from_pretrained(checkpoint_folder(copy), base=copy / "base", device="nowhere")
 
 

@@ -15,13 +15,13 @@ from clara_proxy.compression.clara import memory_ranking
 from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER
 from clara_proxy.compression.clara.clara import Clara, Reply
 from clara_proxy.compression.clara.decoding import GeneratedRow
-from clara_proxy.compression.clara.exceptions import ClaraError
 from clara_proxy.compression.clara.inference import group_by_length
 from clara_proxy.compression.clara.kv_cache import KVCache
 from clara_proxy.compression.clara.latent_store import LatentStore
 from clara_proxy.compression.clara.loading import load_model
 from clara_proxy.compression.clara.model_source import ModelSource, Placement
 from clara_proxy.compression.clara.prompt_layout import Compat
+from clara_proxy.compression.models.errors import ModelError
 
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "", "the lamp, 1931", "answering 🙂", "x y z"]
 LONG = "The fox sat by the river. It saw a lamp on the stone bridge. Nobody came. " * 4
@@ -93,7 +93,7 @@ def test_memories_without_a_slot_are_listed_in_the_reply(tiny: Path, caplog: pyt
     assert reply.used == tuple(sorted(small.retrieve(question, small.compress(DOCUMENTS), 2).indices))
     assert reply.prompt_tokens <= room
     assert "4 of 6 memories" in caplog.text
-    with pytest.raises(ClaraError, match="no room for a memory"):
+    with pytest.raises(ModelError, match="no room for a memory"):
         load_with_limit(tiny, room - 2 * 9).replies([question], [DOCUMENTS], 4)
 
 
@@ -127,7 +127,7 @@ def test_retrieval_returns_the_best_memories_first(clara: Clara) -> None:
     assert clara.answer("which lamp?", latents, 2, 6).used == result.indices[:2]
     assert len(clara.answer("which lamp?", DOCUMENTS[:2], max_new_tokens=2).used) == 2
     for k in (0, 7):
-        with pytest.raises(ClaraError, match=f"k = {k}"):
+        with pytest.raises(ModelError, match=f"k = {k}"):
             clara.retrieve("which lamp?", latents, k)
 
 
@@ -211,7 +211,7 @@ def test_wrong_arguments_raise_plain_errors(clara: Clara) -> None:
         (lambda: clara.generate(["a?", "b?"], clara.compress(["x"])), "cannot be split evenly"),
     ]
     for call, words in mistakes:
-        with pytest.raises(ClaraError, match=words):
+        with pytest.raises(ModelError, match=words):
             call()
 
 

@@ -18,14 +18,15 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 from clara_proxy.compression import registry
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.compressors import AnswerCompressor, SummaryCompressor
-from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, QueueFullError
-from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
+from clara_proxy.compression.clara.jobs import ModelJob
 from clara_proxy.compression.clara.worker import Worker
 from clara_proxy.compression.compressor import NO_USAGE, CompressedPassage, Gap, ModelUsage, Task
 from clara_proxy.compression.engine import CompressionJob, Engine
 from clara_proxy.compression.grounding import drop_unsupported, is_abstention
+from clara_proxy.compression.models.cost import ModelCost
+from clara_proxy.compression.models.errors import DeadlineError, ModelError, QueueFullError
+from clara_proxy.compression.models.worker import WorkerLimits
 from clara_proxy.compression.tokens import get_token_counter
-from clara_proxy.compression.worker import WorkerLimits
 
 PROSE = " ".join(
     f"In {1900 + year} the {kind} of the old town was mended by {1000 + 7 * year} people with patience and stone."
@@ -232,9 +233,9 @@ def test_passage_with_memories_left_out_is_not_summarised() -> None:
     assert result.parts == expected.parts
 
 
-@pytest.mark.parametrize("error", [ClaraError("no"), QueueFullError("full"), DeadlineError("late")])
+@pytest.mark.parametrize("error", [ModelError("no"), QueueFullError("full"), DeadlineError("late")])
 @pytest.mark.parametrize("kind", [AnswerCompressor, SummaryCompressor])
-def test_worker_errors_are_raised(kind: type[AnswerCompressor | SummaryCompressor], error: ClaraError) -> None:
+def test_worker_errors_are_raised(kind: type[AnswerCompressor | SummaryCompressor], error: ModelError) -> None:
     with pytest.raises(type(error), match=str(error)):
         kind(FakeWorker(error), registry.find_compressor).compress(task())
 
@@ -252,7 +253,7 @@ def test_timeout_raises_and_cancels_the_job(kind: type[AnswerCompressor | Summar
 def test_closed_worker_is_an_error() -> None:
     worker = FakeWorker(None)
     threading.Timer(0.05, lambda: [future.cancel() for future in worker.futures]).start()
-    with pytest.raises(ClaraError, match="closed"):
+    with pytest.raises(ModelError, match="closed"):
         AnswerCompressor(worker, registry.find_compressor, timeout=20).compress(task())
 
 

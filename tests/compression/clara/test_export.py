@@ -15,9 +15,9 @@ from torch import Tensor
 
 from clara_proxy.compression.clara.checkpoint import ENCODER_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.exceptions import CheckpointError
 from clara_proxy.compression.clara.export import export_checkpoint
 from clara_proxy.compression.clara.model_source import ModelSource
+from clara_proxy.compression.models.errors import CheckpointError
 from clara_proxy.tests.compression.clara.tiny import make_checkpoint
 
 DOCUMENTS = ["The mill at Osk was built in 1874 by Ada Brandt.", "the fox and the stone bridge"]

@@ -14,7 +14,7 @@ import torch
 from clara_proxy.compression.clara import prompts
 from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, QUERY_ADAPTER
 from clara_proxy.compression.clara.clara import Clara, PreparedPrompt
-from clara_proxy.compression.clara.exceptions import ClaraError
+from clara_proxy.compression.models.errors import ModelError
 from clara_proxy.tests.compression.clara.conftest import GOLDEN, REFERENCE_COMPAT, Load, find_special_tokens
 from clara_proxy.tests.compression.clara.golden_cases import FILES, Case, read_cases, unpadded
 
@@ -60,12 +60,12 @@ def loses_nothing(clara: Clara, case: Case) -> bool:
 def check_reference_error(clara: Clara, case: Case) -> None:
     """Where the reference raises, expect our own error, or an answer if k is larger than the number of memories."""
     if case.record["op"] == "generate_from_questions":
-        with pytest.raises(ClaraError, match="memories to choose from"):
+        with pytest.raises(ModelError, match="memories to choose from"):
             clara.answers(case.questions, case.groups, clara.config.top_k)
         replies = clara.answers(case.questions, case.groups, max_new_tokens=4)
         assert [len(reply.used) for reply in replies] == [len(group) for group in case.groups]
     else:
-        with pytest.raises(ClaraError, match="memor"):
+        with pytest.raises(ModelError, match="memor"):
             clara.generate(case.questions, case.groups) if case.questions else clara.compress(case.texts)
 
 

@@ -10,11 +10,12 @@ import pytest
 
 pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
-from clara_proxy.compression.clara import memory_estimate, processor, resources
+from clara_proxy.compression.clara import memory_estimate
 from clara_proxy.compression.clara.checkpoint_config import CheckpointConfig
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.decoder_config import DecoderConfig
-from clara_proxy.compression.clara.exceptions import CheckpointError
+from clara_proxy.compression.models import processor, resources
+from clara_proxy.compression.models.errors import CheckpointError
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.runtime import local_model
 

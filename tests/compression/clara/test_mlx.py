@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("torch", reason="the checkpoint is written with torch")
 
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.exceptions import CheckpointError, ClaraError
 from clara_proxy.compression.clara.latent_store import LatentStore
+from clara_proxy.compression.models.errors import CheckpointError, ModelError
 
 TEXTS = ["the fox by the river", "a bridge of stone, 1931"]
 
@@ -77,7 +77,7 @@ def test_fingerprints_differ_from_those_of_torch(tiny: Path, clara: Clara) -> No
 
 
 def test_unknown_dtype_and_broken_weights_are_named(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(ClaraError, match="dtype 'int3' is not supported"):
+    with pytest.raises(ModelError, match="dtype 'int3' is not supported"):
         load(tiny, dtype="int3")
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes((tiny / "base" / name).read_bytes())

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from clara_proxy.compression.clara import locate
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.exceptions import CheckpointError, ClaraError
 from clara_proxy.compression.clara.prompt_layout import Compat
+from clara_proxy.compression.models.errors import CheckpointError, ModelError
 from clara_proxy.tests.compression.clara.tiny import LAYERS, MEMORIES, make_pisco_checkpoint, write_pisco
 
 TEXT_TOKENS, TOLERANCE = 128, 1e-5
@@ -203,7 +203,7 @@ def test_prompts_are_as_long_as_in_training(pisco: Clara) -> None:
 
 
 def test_it_does_not_paraphrase(pisco: Clara) -> None:
-    with pytest.raises(ClaraError, match="not learned to paraphrase"):
+    with pytest.raises(ModelError, match="not learned to paraphrase"):
         pisco.paraphrase([DOCUMENTS])
 
 

@@ -1,34 +1,31 @@
 """The prompts equal the reference's strings, and those recorded with the real vocabulary."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clara_proxy.compression.clara import prompts
+from clara_proxy.tests.compression.clara.reference_copy import read_copy
 
+REFERENCE = read_copy()
 QUESTION = "Who built it, and when?"
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_prompts_equal_the_reference(golden: Path, count: int) -> None:
-    expected: dict[str, Any] = json.loads((golden / "prompts.json").read_text())["new_template"][f"k{count}"]
+def test_prompts_equal_the_reference(count: int) -> None:
+    expected: dict[str, Any] = REFERENCE["prompts"]["new_template"][f"k{count}"]
     slots = "<MEM0><MEM1><SEP>" * count
     assert prompts.answer_prompt(QUESTION).render(slots) == expected["standard_inference"]
     assert prompts.paraphrase_prompt(5).render(slots) == expected["paraphrase_inference"]
     assert expected["qa_training"][1].startswith(prompts.questions_prompt().render(slots) + " Question: Who?")
 
 
-def test_paraphrase_templates_equal_the_reference(golden: Path) -> None:
-    assert (
-        list(prompts.PARAPHRASE_TEMPLATES)
-        == json.loads((golden / "prompts.json").read_text())["paraphrase_instructions"]
-    )
+def test_paraphrase_templates_equal_the_reference() -> None:
+    assert list(prompts.PARAPHRASE_TEMPLATES) == REFERENCE["prompts"]["paraphrase_instructions"]
 
 
-def test_prompts_equal_those_of_the_real_vocabulary(golden: Path) -> None:
-    facts = json.loads((golden / "real_mistral_token_facts.json").read_text())
+def test_prompts_equal_those_of_the_real_vocabulary() -> None:
+    facts = REFERENCE["real_mistral_token_facts"]
     slots = "".join(f"<MEM{index}>" for index in range(16)) + "<SEP>"
     standard = [fact for fact in facts["prompts"] if fact["kind"] == "standard" and "<MEM15>" in fact["prompt"]]
     assert standard

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from clara_proxy.compression.clara import tensor_file
-from clara_proxy.compression.clara.exceptions import CheckpointError
 from clara_proxy.compression.clara.tensor_file import RawTensor
+from clara_proxy.compression.models.errors import CheckpointError
 
 
 def to_float32(tensor: RawTensor) -> Any:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.exceptions import CheckpointError, ClaraError
 from clara_proxy.compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
+from clara_proxy.compression.models.errors import CheckpointError, ModelError
 from clara_proxy.tests.compression.clara.conftest import find_special_tokens
 
 HOSTILE = ["<MEM0>", "<MEM7>", "<SEP>", "<ENC>", "<AE>", "</s>", "<s>", "<unk>"]
@@ -62,7 +62,7 @@ def test_indistinct_memory_tokens_share_one_id(tiny: Path) -> None:
 
 
 def test_memory_token_in_a_text_is_refused(tokenizer: ClaraTokenizer) -> None:
-    with pytest.raises(ClaraError, match="memory token"):
+    with pytest.raises(ModelError, match="memory token"):
         tokenizer.build_encoder_row(tokenizer.encode("see <MEM1>", parse_special=True), 35)
 
 

@@ -21,19 +21,20 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 import torch
 
-from clara_proxy.compression import worker as job_worker
 from clara_proxy.compression.clara.async_engine import LocalClara, LocalModelConfig
 from clara_proxy.compression.clara.checkpoint import QUERY_ADAPTER
 from clara_proxy.compression.clara.clara import Clara, Reply
 from clara_proxy.compression.clara.decoding import DecodingBatch, TextStream
-from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, QueueFullError
-from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
+from clara_proxy.compression.clara.jobs import ModelJob
 from clara_proxy.compression.clara.latent_store import LatentStore
 from clara_proxy.compression.clara.latents import Latents
 from clara_proxy.compression.clara.model import ClaraModel
 from clara_proxy.compression.clara.model_source import LoadedModel
 from clara_proxy.compression.clara.worker import Worker
-from clara_proxy.compression.worker import WorkerLimits, WorkerStatus
+from clara_proxy.compression.models import worker as job_worker
+from clara_proxy.compression.models.cost import ModelCost
+from clara_proxy.compression.models.errors import DeadlineError, ModelError, QueueFullError
+from clara_proxy.compression.models.worker import WorkerLimits, WorkerStatus
 
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "", "the lamp, 1931", "answering 🙂", "x y z"]
 TIMEOUT = 30.0
@@ -300,7 +301,7 @@ def test_failed_job_does_not_affect_others(worker: Worker, clara: Clara) -> None
     good = worker.submit(ModelJob("generate", DOCUMENTS, "why?", max_new_tokens=5))
     assert good.result(TIMEOUT).tokens == clara.replies(["why?"], [DOCUMENTS], 5)[0].tokens
     wait(bad, TIMEOUT)
-    assert [type(future.exception()) for future in bad[:2]] == [ClaraError, ValueError]
+    assert [type(future.exception()) for future in bad[:2]] == [ModelError, ValueError]
     assert isinstance(bad[2].exception(), TypeError)
 
 
@@ -366,13 +367,13 @@ def test_model_is_loaded_at_the_first_job_and_after_a_failure(clara: Clara) -> N
     def loader() -> Clara:
         loads.append(1)
         if len(loads) == 1:
-            raise ClaraError("the disk is not there")
+            raise ModelError("the disk is not there")
         return clara
 
     worker = Worker(loader)
     assert worker.status() == WorkerStatus(loaded=False, waiting=0, running=0, busy_seconds=0.0)
     assert loads == []
-    with pytest.raises(ClaraError, match="the disk"):
+    with pytest.raises(ModelError, match="the disk"):
         worker.submit(ModelJob("compress", ["a"])).result(TIMEOUT)
     assert len(worker.submit(ModelJob("compress", ["a"])).result(TIMEOUT)) == 1
     worker.close()
@@ -418,7 +419,7 @@ def test_close_cancels_remaining_jobs(clara: Clara) -> None:
     for future in endless:
         with pytest.raises(CancelledError):
             future.result(TIMEOUT)
-    with pytest.raises(ClaraError, match="closed"):
+    with pytest.raises(ModelError, match="closed"):
         worker.submit(ModelJob("compress", ["a"]))
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="pruners need the extra [pruners]")
 pytest.importorskip("onnxruntime", reason="pruners in ONNX need onnxruntime")
 
 from clara_proxy.benchmarks import tiny_pruners
-from clara_proxy.compression.clara.exceptions import CheckpointError
+from clara_proxy.compression.models.errors import CheckpointError
 from clara_proxy.compression.pruners.jobs import PruneJob
 from clara_proxy.compression.pruners.pruner import PrunerPlacement, load_pruner
 

@@ -7,12 +7,12 @@ import pytest
 
 pytest.importorskip("torch", reason="pruners need the extra [pruners]")
 
-from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, QueueFullError
-from clara_proxy.compression.clara.jobs import ModelCost
+from clara_proxy.compression.models.cost import ModelCost
+from clara_proxy.compression.models.errors import DeadlineError, ModelError, QueueFullError
+from clara_proxy.compression.models.worker import WorkerLimits
 from clara_proxy.compression.pruners.jobs import PruneJob
 from clara_proxy.compression.pruners.pruner import Pruner
 from clara_proxy.compression.pruners.worker import PrunerWorker
-from clara_proxy.compression.worker import WorkerLimits
 from clara_proxy.tests.compression.pruners.conftest import TinyPruner
 
 TIMEOUT = 30.0
@@ -115,7 +115,7 @@ def test_queue_is_bounded_and_deadlines_hold(tiny: TinyPruner) -> None:
     with pytest.raises(DeadlineError):
         late.result(TIMEOUT)
     worker.close()
-    with pytest.raises(ClaraError, match="closed"):
+    with pytest.raises(ModelError, match="closed"):
         worker.submit(PruneJob("a b"))
 
 
@@ -145,11 +145,11 @@ def test_idle_pruner_is_unloaded_and_loaded_again(tiny: TinyPruner) -> None:
     def load() -> Pruner:
         loads.append(1)
         if len(loads) == 1:
-            raise ClaraError("the disk is not there")
+            raise ModelError("the disk is not there")
         return tiny.pruner
 
     worker = PrunerWorker(load, WorkerLimits(keep_alive=0.05))
-    with pytest.raises(ClaraError, match="the disk"):
+    with pytest.raises(ModelError, match="the disk"):
         worker.submit(PruneJob("a")).result(TIMEOUT)
     worker.submit(PruneJob("a")).result(TIMEOUT)
     end = time.monotonic() + TIMEOUT

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.compression import engine, registry
-from clara_proxy.compression.clara import resources
 from clara_proxy.compression.compressor import CompressedPassage, Gap, Task
 from clara_proxy.compression.engine import CompressionJob
+from clara_proxy.compression.models import resources
 from clara_proxy.compression.pruners.compressor import NOT_PRUNABLE
 from clara_proxy.compression.pruners.jobs import PruneJob
 from clara_proxy.compression.tokens import get_token_counter

@@ -22,12 +22,13 @@ import pytest_asyncio
 pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 from clara_proxy.benchmarks.vllm_server import run_vllm
-from clara_proxy.compression.clara.async_engine import ClaraAnswer, ClaraBackend, LocalClara, LocalModelConfig
+from clara_proxy.compression.clara.async_engine import ClaraBackend, LocalClara, LocalModelConfig
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, UnknownRateError
-from clara_proxy.compression.clara.jobs import ModelJob
+from clara_proxy.compression.clara.exceptions import UnknownRateError
+from clara_proxy.compression.clara.jobs import ClaraAnswer, ModelJob
 from clara_proxy.compression.clara.model_source import ModelSource
-from clara_proxy.compression.worker import WorkerLimits
+from clara_proxy.compression.models.errors import DeadlineError, ModelError
+from clara_proxy.compression.models.worker import WorkerLimits
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.http.exchange import Receive, Scope, Send
 from clara_proxy.proxy.http.remote_clara import RemoteClara
@@ -214,7 +215,7 @@ async def test_stream_that_is_left_ends(clara: ClaraBackend) -> None:
 async def test_stream_fails_with_the_problem(clara: ClaraBackend) -> None:
     with pytest.raises(DeadlineError):
         [piece async for piece in clara.stream(DOCUMENTS, "long?", 4000, 0.2)]
-    with pytest.raises(ClaraError, match="no room for a memory"):
+    with pytest.raises(ModelError, match="no room for a memory"):
         [piece async for piece in clara.stream(DOCUMENTS[:1], "why? " * 1000, 4, SECONDS)]
 
 
@@ -235,7 +236,7 @@ async def test_deadline_is_kept(clara: ClaraBackend) -> None:
 
 
 async def test_errors_name_the_problem(clara: ClaraBackend) -> None:
-    with pytest.raises(ClaraError, match="k = 9"):
+    with pytest.raises(ModelError, match="k = 9"):
         await clara.run_job(ModelJob("answer", DOCUMENTS[:2], "why?", k=9), SECONDS)
     with pytest.raises(UnknownRateError, match="128"):
         await clara.select_rate(128).run_job(ModelJob("generate", DOCUMENTS[:1], "why?"), SECONDS)
@@ -295,7 +296,7 @@ async def test_jobs_that_arrive_together_travel_together(checkpoint: Path, machi
 @pytest.mark.parametrize(("key", "words"), [("wrong", "CLARA_BACKEND_KEY"), (None, "CLARA_BACKEND_KEY")])
 async def test_refused_key_is_named(checkpoint: Path, machine: Proxy, key: str | None, words: str) -> None:
     clara = RemoteClara(make_config(checkpoint), machine.url, key, 256)
-    with pytest.raises(ClaraError, match=words):
+    with pytest.raises(ModelError, match=words):
         await clara.run_job(ModelJob("ask", ["a"], "b?"), SECONDS)
     await clara.aclose()
 

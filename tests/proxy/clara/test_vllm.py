@@ -17,14 +17,14 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 import torch
 
 from clara_proxy.compression.clara import embedded_prompt
-from clara_proxy.compression.clara.async_engine import ClaraAnswer, LocalModelConfig
+from clara_proxy.compression.clara.async_engine import LocalModelConfig
 from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER
 from clara_proxy.compression.clara.clara import Clara, PreparedPrompt
 from clara_proxy.compression.clara.decoding import GeneratedRow
 from clara_proxy.compression.clara.embedded_prompt import EmbeddedPrompt
-from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError
-from clara_proxy.compression.clara.jobs import ModelJob
-from clara_proxy.compression.worker import WorkerLimits
+from clara_proxy.compression.clara.jobs import ClaraAnswer, ModelJob
+from clara_proxy.compression.models.errors import DeadlineError, ModelError
+from clara_proxy.compression.models.worker import WorkerLimits
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.http import vllm_decoders
@@ -150,7 +150,7 @@ async def test_unfit_server_is_refused_before_it_answers(
 ) -> None:
     double = replace(VllmDouble(model), **changes)  # type: ignore[arg-type]
     async with open_clara(config, serve_double(double)) as clara:
-        with pytest.raises(ClaraError, match=words) as caught:
+        with pytest.raises(ModelError, match=words) as caught:
             await clara.answer(DOCUMENTS, QUESTION, 4, SECONDS)
     assert not isinstance(caught.value, DeadlineError)
     assert all(body["max_tokens"] == 1 for body in double.bodies)  # the canary at most
@@ -165,7 +165,7 @@ async def test_server_with_another_checkpoint_is_refused(
     clara_of_other = Clara.__new__(Clara)
     clara_of_other.__dict__ |= model.__dict__ | {"model": other}
     async with open_clara(config, serve_double(VllmDouble(clara_of_other))) as clara:
-        with pytest.raises(ClaraError, match="export the model again"):
+        with pytest.raises(ModelError, match="export the model again"):
             await clara.answer(DOCUMENTS, QUESTION, 4, SECONDS)
 
 
@@ -208,7 +208,7 @@ async def test_prompt_larger_than_the_bound_is_not_sent(
     async with open_clara(config, serve_double(double)) as clara:
         await clara.answer(DOCUMENTS, QUESTION, 1, SECONDS)
         monkeypatch.setattr(embedded_prompt, "MAX_PAYLOAD_BYTES", 1000)
-        with pytest.raises(ClaraError, match="at most 1,000"):
+        with pytest.raises(ModelError, match="at most 1,000"):
             await clara.answer(DOCUMENTS, QUESTION, 4, SECONDS)
     assert double.completions == 2
 

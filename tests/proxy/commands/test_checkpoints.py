@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
-from clara_proxy.compression.clara.exceptions import CheckpointError
+from clara_proxy.compression.models.errors import CheckpointError
 from clara_proxy.proxy.commands import checkpoints, models
 from clara_proxy.tests.compression.clara.tiny import make_checkpoint, make_pisco_checkpoint
 

@@ -188,24 +188,28 @@ def test_model_that_reasons_gets_other_limits(data: Path, reader: ReaderServer) 
 
 
 class FirstWords:
-    """A compressor that keeps the first words."""
+    """A compressor that keeps the first words, and records the texts that it gets."""
 
     name = "prune"
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
 
     def recognises(self, text: str) -> bool:
         return bool(text)
 
     def compress(self, task: Task) -> CompressedPassage:
+        self.texts.append(task.text)
         words = task.text.split()
         return CompressedPassage((" ".join(words[: task.target // 2]), Gap(1, "words")), len(words), "words")
 
 
 def test_new_mode_is_measured_without_a_change(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_engines = services.open_engines
+    open_engines, pruner = services.open_engines, FirstWords()
 
     def open_more(settings: Settings, folder: Path, stack: AsyncExitStack) -> services.OpenedEngines:
         opened = open_engines(settings, folder, stack)
-        engine = Engine(workers=1, queue_limit=9, cache_bytes=0, find_compressor=lambda _: FirstWords())
+        engine = Engine(workers=1, queue_limit=9, cache_bytes=0, find_compressor=lambda _: pruner)
         return opened._replace(by_mode=opened.by_mode | {"prune": engine})
 
     monkeypatch.setattr(evaluation_methods, "open_engines", open_more)
@@ -213,6 +217,9 @@ def test_new_mode_is_measured_without_a_change(data: Path, monkeypatch: pytest.M
     assert list(rows) == [("full", 0), ("extract", 4), ("prune", 4)]
     assert rows["prune", 4]["compressors"] == {"prune": COUNT}
     assert rows["prune", 4]["kept"]["mean"] < 1
+    documents = [json.loads(line)["document"] for line in data.read_text().splitlines()]
+    is_measured = [text in documents for text in pruner.texts]
+    assert is_measured == [False, False, *[True] * COUNT]  # the model is loaded, for prose and code, before
 
 
 def test_text_that_stays_unchanged_is_reported(tmp_path: Path) -> None:

@@ -94,6 +94,22 @@ def test_an_answer_names_its_sources(data: Path, upstream: FaultyUpstream) -> No
     assert "no CLaRa model" in run(data, "ask", QUESTION, "--store", "docs", "--model", "clara", **keys).output
 
 
+def test_ask_shows_an_extract_where_clara_refuses(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
+    from clara_proxy.tests.compression.clara.heads import write_constant_head  # noqa: PLC0415 - loads torch
+    from clara_proxy.tests.compression.clara.tiny import make_checkpoint  # noqa: PLC0415
+
+    (tmp_path / "checkpoint").mkdir()
+    folder = make_checkpoint(tmp_path / "checkpoint")
+    write_constant_head(folder / "clara" / "compression-4", 0.9)
+    run(data, "ingest", str(data.parent / "docs"), "--store", "docs")
+    model = {"CLARA_MODEL": str(folder / "clara"), "CLARA_BASE": str(folder / "base"), "CLARA_BACKEND": "cpu"}
+    result = run(data, "ask", QUESTION, "--store", "docs", "--model", "clara", **model)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("[not in memory; extracted from the documents]\n")
+    assert "nine hours" in result.stdout.partition("[1] manual.md")[0]
+
+
 def test_owners_are_those_of_requests(data: Path, upstream: FaultyUpstream) -> None:
     key = issue.create_key(data, "team")
     docs = str(data.parent / "docs")

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 pytest.importorskip("torch", reason="pruners need the extra [pruners]")
 
 from clara_proxy.benchmarks import tiny_pruners
-from clara_proxy.compression.clara.exceptions import CheckpointError, NotDownloadedError
+from clara_proxy.compression.models.errors import CheckpointError, NotDownloadedError
 from clara_proxy.compression.pruners import catalogue
 from clara_proxy.compression.pruners.families import read_spec
 from clara_proxy.config.settings import Settings

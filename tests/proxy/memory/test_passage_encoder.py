@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from clara_proxy.compression.clara.exceptions import QueueFullError
+from clara_proxy.compression.models.errors import QueueFullError
 from clara_proxy.proxy.memory import passage_encoder
 from clara_proxy.proxy.memory.passage_encoder import BATCH_PASSAGES, PassageEncoder
 from clara_proxy.proxy.stores.errors import StartupError

@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
+from clara_proxy.compression.clara.jobs import ModelJob
+from clara_proxy.compression.models.cost import ModelCost
 from clara_proxy.config.settings import Settings
 from clara_proxy.tests.conversations import Json
 from clara_proxy.tests.proxy.inprocess import FakeReply, InProcessProxy, SentRequest

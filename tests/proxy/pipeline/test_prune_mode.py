@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from clara_proxy.compression import registry
-from clara_proxy.compression.clara.exceptions import DeadlineError
+from clara_proxy.compression.models.errors import DeadlineError
 from clara_proxy.compression.pruners.compressor import PruneCompressor, PruneOptions
 from clara_proxy.compression.pruners.jobs import PruneJob
 from clara_proxy.config.settings import Settings

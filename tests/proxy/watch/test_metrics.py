@@ -19,7 +19,7 @@ from prometheus_client.registry import CollectorRegistry
 from prometheus_client.samples import Sample
 
 from clara_proxy.compression.clara.async_engine import LocalClara, LocalModelConfig
-from clara_proxy.compression.worker import WorkerLimits
+from clara_proxy.compression.models.worker import WorkerLimits
 from clara_proxy.config.prices import Price
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.commands.demo import run

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from clara_proxy.compression.clara.exceptions import ClaraError
 from clara_proxy.compression.clara.train.example_records import DOCUMENT_COUNT
 from clara_proxy.compression.clara.train.from_trajectories import chat_records, read_records
 from clara_proxy.compression.clara.train.training_data import parse_example
+from clara_proxy.compression.models.errors import ModelError
 
 DATA = Path(__file__).parents[5] / "shared" / "data" / "trajectories.jsonl.gz"
 FILLER = "".join(f"{number}: nothing of note happens in this row, as in all the others\n" for number in range(60))
@@ -47,10 +47,10 @@ def test_unused_output_gives_no_record() -> None:
 
 def test_the_error_of_a_line_without_a_chat_names_it(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": make_chat(FILLER, "done")}) + "\n{}\n")
-    with pytest.raises(ClaraError, match=r"a\.jsonl, line 2"):
+    with pytest.raises(ModelError, match=r"a\.jsonl, line 2"):
         list(read_records(tmp_path))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ClaraError, match=r"no \*\.jsonl files"):
+    with pytest.raises(ModelError, match=r"no \*\.jsonl files"):
         list(read_records(tmp_path / "empty"))
 
 

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.exceptions import ClaraError
 from clara_proxy.compression.clara.train.collate import STAGES, Stage
 from clara_proxy.compression.clara.train.initial_network import start_from_base
 from clara_proxy.compression.clara.train.run_stage import StageJob, select_batch, train_stage
 from clara_proxy.compression.clara.train.trainer import TrainingPlan
 from clara_proxy.compression.clara.train.training_data import parse_example
+from clara_proxy.compression.models.errors import ModelError
 from clara_proxy.proxy.commands import train
 
 RECORDS = [
@@ -77,7 +77,7 @@ def test_stage_1_starts_from_a_base_model(golden: Path, data: Path, tmp_path: Pa
     clara = Clara.from_pretrained(checkpoint, base=base)
     assert clara.config.training_stage == "stage1"
     assert clara.compress(["The fox crossed the river."]).vectors.shape == (1, 16, 64)
-    with pytest.raises(ClaraError, match="checkpoint"):
+    with pytest.raises(ModelError, match="checkpoint"):
         train_stage(replace(job, stage="stage2"), TrainingPlan(2), tmp_path / "other", lambda _: None)
 
 

@@ -102,7 +102,7 @@ def test_frames_of_every_language_are_found(language: str) -> None:
 @EVERY_LANGUAGE
 def test_the_innermost_frame_has_the_best_score(language: str) -> None:
     text, frames = TEXTS[language], FRAMES[language]
-    scores = stack_traces.score_frames(text, group(text), range(len(frames)), TraceWeights())
+    scores = stack_traces.score_frames(group(text), range(len(frames)), TraceWeights())
     for first, after in stack_traces.find_traces(frames):
         innermost = after - 1 if frames[first] == INNERMOST_LAST else first
         assert max(range(first, after), key=scores.__getitem__) == innermost
@@ -141,7 +141,7 @@ def test_a_frame_in_a_library_scores_less() -> None:
     text = (
         "X: y\n\tat java.util.List.get(List.java:9)\n\tat shop.Cart.total(Cart.java:31)\n\tat shop.Run.main(Run.java:3)"
     )
-    scores = stack_traces.score_frames(text, group(text), range(4), TraceWeights())
+    scores = stack_traces.score_frames(group(text), range(4), TraceWeights())
     assert scores[1] < scores[2]
 
 
@@ -154,6 +154,6 @@ def test_thousands_of_frames_are_compressed_without_an_error() -> None:
 def test_frames_of_a_repeated_message_score_less() -> None:
     text = "X: y\n\tat shop.A.a(A.java:1)\nX: y\n\tat shop.B.b(B.java:2)\nZ: y\n\tat shop.C.c(C.java:3)"
     trace = group(text)
-    scores = stack_traces.score_frames(text, trace, lines.extract_templates(text, trace.spans), TraceWeights())
+    scores = stack_traces.score_frames(trace, lines.extract_templates(text, trace.spans), TraceWeights())
     first, repeated, other = filter(None, scores)
     assert first == other > repeated

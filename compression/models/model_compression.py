@@ -7,15 +7,16 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from .clara.exceptions import ClaraError, DeadlineError
-from .clara.jobs import ModelCost
-from .compressor import NO_USAGE, CompressedPassage, Compressor, ModelUsage, Task
-from .extract import numbered_documents
-from .extract.envelopes import EnvelopeCompressor
-from .extract.plain_text import PlainTextCompressor
-from .extract.prose import ProseCompressor
+from ..compressor import NO_USAGE, CompressedPassage, Compressor, ModelUsage, Task
+from ..extract import numbered_documents
+from ..extract.envelopes import EnvelopeCompressor
+from ..extract.plain_text import PlainTextCompressor
+from ..extract.prose import ProseCompressor
+from .cost import ModelCost
+from .errors import DeadlineError, ModelError
 
 FindCompressor = Callable[[str], Compressor]
+NOT_IN_MEMORY = "not-in-memory"  # the reason to extract: the model says that its memories do not hold the answer
 # The engine, as the ledger names it, of each mode whose compressor asks a model.
 MODEL_ENGINES: Mapping[str, str] = {"answer": "clara", "summary": "clara", "prune": "pruner"}
 
@@ -64,7 +65,7 @@ def wait_for_job(
 ) -> tuple[Any, ModelUsage]:
     """Submit a job with its deadline, and return its result and usage.
 
-    Raises the worker's errors: `QueueFullError`, `DeadlineError` after `timeout` seconds, `ClaraError`.
+    Raises the worker's errors: `QueueFullError`, `DeadlineError` after `timeout` seconds, `ModelError`.
     """
     cost = ModelCost()
     future = submit(time.monotonic() + timeout, cost)
@@ -74,5 +75,5 @@ def wait_for_job(
         future.cancel()
         raise DeadlineError(f"no {name} within {timeout:g} seconds") from None
     except CancelledError:
-        raise ClaraError("the worker was closed") from None
+        raise ModelError("the worker was closed") from None
     return result, ModelUsage(cost.tokens, cost.gpu_seconds)

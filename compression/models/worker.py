@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from .clara import resources
-from .clara.exceptions import ClaraError, DeadlineError, QueueFullError
-from .clara.jobs import ModelCost
+from . import resources
+from .cost import ModelCost
+from .errors import DeadlineError, ModelError, QueueFullError
 
 _log = logging.getLogger(__name__)
 
@@ -129,9 +129,9 @@ class JobWorker(ABC, Generic[Model, Request]):
         self._thread.join(timeout)
 
     def _enqueue(self, request: Request) -> "Future[Any]":
-        """Queue a request and return its future. Raises `QueueFullError`, or `ClaraError` if closed."""
+        """Queue a request and return its future. Raises `QueueFullError`, or `ModelError` if closed."""
         if self._is_closing:
-            raise ClaraError("the worker is closed")
+            raise ModelError("the worker is closed")
         try:
             self._waiting.put_nowait(request)
         except queue.Full:
