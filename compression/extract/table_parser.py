@@ -149,17 +149,23 @@ def _read_block(text: str, spans: Sequence[Span], header: int) -> ColumnBlock | 
     first = header + 1 + (_RULE_LINE.match(text, *spans[header + 1]) is not None)
     for split_line, least in ((_split_aligned, 3), (_make_word_splitter(len(line.split())), MIN_WORD_COLUMNS)):
         names = split_line(line)
+        if not least <= len(names) == len(set(names)):
+            continue
         rows: list[Sequence[str]] = []
-        for start, end in spans[first:] if least <= len(names) == len(set(names)) else ():
-            cells = split_line(text[start:end])
-            if len(cells) != len(names):
+        for index in range(first, len(spans)):
+            cells = split_line(text[slice(*spans[index])])
+            is_text = len(rows) == MIN_BLOCK_ROWS and split_line is not _split_aligned and not _has_numbers(rows)
+            if len(cells) != len(names) or is_text:
                 break
             rows.append(cells)
-        columns = list(zip(*rows, strict=True))
-        is_numeric = any(map(_NUMBERS.fullmatch, (" ".join(column) for column in columns[:-1])))
-        if len(rows) >= MIN_BLOCK_ROWS and (is_numeric or split_line is _split_aligned):
-            return ColumnBlock(header, list(range(first, first + len(rows))), names, columns)
+        if len(rows) >= MIN_BLOCK_ROWS and (split_line is _split_aligned or _has_numbers(rows[:MIN_BLOCK_ROWS])):
+            return ColumnBlock(header, list(range(first, first + len(rows))), names, list(zip(*rows, strict=True)))
     return None
+
+
+def _has_numbers(rows: Sequence[Sequence[str]]) -> bool:
+    """Return True if a column other than the last one has only numbers."""
+    return any(_NUMBERS.fullmatch(" ".join(column)) is not None for column in list(zip(*rows, strict=True))[:-1])
 
 
 def _find_rule_lines(text: str, spans: Sequence[Span]) -> Iterator[int]:

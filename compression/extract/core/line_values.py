@@ -178,7 +178,11 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
         re.IGNORECASE,
     )
     affixes = "|".join(re.escape(name) for name in names if len(name) >= MIN_AFFIX_CHARACTERS)
-    compound = re.compile(rf"[a-z]*({affixes})[a-z]*(?=(?:[ \t]+\S+){{1,3}}\s*\Z)") if affixes else key
+    compound = (
+        re.compile(rf"[a-z]{{0,40}}({affixes})[a-z]{{0,40}}(?=(?:[ \t]{{1,80}}\S{{1,300}}){{1,3}}\s*\Z)")
+        if affixes
+        else key
+    )
     lines_by_name: dict[str, list[int]] = {}
     for index in dict.fromkeys(severity.find_lines_with_words(text, [name.lower() for name in names], spans)):
         match = key.match(text, *spans[index])
