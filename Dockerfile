@@ -19,7 +19,8 @@ RUN python -m venv /opt/clara-proxy \
 
 FROM build AS build-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN /opt/clara-proxy/bin/pip install --no-cache-dir --constraint constraints.txt --index-url ${TORCH_INDEX} torch \
+# torch alone from its own index, which lacks the pinned versions of what torch needs
+RUN /opt/clara-proxy/bin/pip install --no-cache-dir --no-deps --constraint constraints.txt --index-url ${TORCH_INDEX} torch \
     && /opt/clara-proxy/bin/pip install --no-cache-dir --constraint constraints.txt ".[clara]"
 
 FROM build AS build-cuda

@@ -28,7 +28,15 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         value: Any = version("clara-proxy")
     elif name in _MODULES:
-        value = getattr(import_module(_MODULES[name], __name__), name)
+        try:
+            value = getattr(import_module(_MODULES[name], __name__), name)
+        except ModuleNotFoundError as error:
+            if name != "Clara":
+                raise
+            from .config.extras import describe_install  # noqa: PLC0415 - only for this error
+
+            message = f"Clara needs the extra: {describe_install('clara')} ({error})"
+            raise ModuleNotFoundError(message, name=error.name) from error
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

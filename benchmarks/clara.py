@@ -1,19 +1,16 @@
 """Compare the speed of the local CLaRa engine with a plain implementation, on random weights.
 
     python -m clara_proxy.benchmarks.clara [--rounds 3]
-    python -m clara_proxy.benchmarks.clara --device cuda --shape 7b
 
 The plain implementation works like the reference: it pads every row to the limit, computes the logits of every
 position, and runs one request at a time. It uses the same layers, so only the batching differs. Both take turns in one
 process, and their results are compared. In a small model the vocabulary has a larger share of the work, so skipping
-logits saves more than in a large one. The second command measures one GPU with the shape of Mistral-7B. The last line
-is JSON.
+logits saves more than in a large one. `clara_gpu` measures one GPU. The last line is JSON.
 """
 
 import argparse
 import json
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,13 +25,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..compression.clara import prompts
+from ..compression.clara.adapted_layers import pack_adapter
 from ..compression.clara.base_weights import BaseWeights, DecoderLayer
 from ..compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from ..compression.clara.checkpoint_config import CheckpointConfig, WeightFormat
 from ..compression.clara.clara import Clara, Reply
 from ..compression.clara.decoder_config import DecoderConfig
 from ..compression.clara.jobs import ModelJob
-from ..compression.clara.lora import TARGET_MODULES, Adapter, LoraPair
+from ..compression.clara.linear_layers import Linear, pack_rows
+from ..compression.clara.lora import INPUT_GROUPS, TARGET_MODULES, Adapter, LoraPair
 from ..compression.clara.model import ClaraModel
 from ..compression.clara.model_source import LoadedModel
 from ..compression.clara.prompt_layout import plan_prompt
@@ -42,13 +41,11 @@ from ..compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
 from ..compression.clara.weight_quantization import make_linear
 from ..compression.clara.worker import Worker
 from ..compression.models import resources
-from ..compression.models.errors import CheckpointError
 from ..compression.models.worker import WorkerLimits
 
 Result = TypeVar("Result")
 MAX_DOCUMENT_TOKENS, MEMORY_TOKENS, RANK = 256, 16, 16
 VOCABULARY_WORDS = 4000
-PEAK_FLOPS = 790e12  # practical bf16 peak of one H200
 SHAPES = {
     #            hidden layers heads kv dim inter vocabulary
     "tiny": DecoderConfig(128, 4, 4, 2, 32, 352, 32000, 1e-5, 1e6, 32768, ()),
@@ -87,7 +84,7 @@ def create_random_clara(
         DecoderLayer(
             make(shape.hidden_size) + 1,
             make(shape.hidden_size) + 1,
-            {name: make_linear(make(*shape.linear_shape(name)), bits) for name in TARGET_MODULES},
+            _create_linears(make, shape, bits),
         )
         for _ in range(shape.layer_count)
     )
@@ -116,12 +113,21 @@ def _create_random_tensor(*size: int, device: str, dtype: torch.dtype) -> Tensor
     return torch.randn(*size, device=device, dtype=dtype) * 0.02
 
 
+def _create_linears(make: Callable[..., Tensor], shape: DecoderConfig, bits: WeightFormat | None) -> dict[str, Linear]:
+    linears: dict[str, Linear] = {}
+    for modules in INPUT_GROUPS:
+        weights = pack_rows([make(*shape.linear_shape(name)) for name in modules])
+        linears |= {name: make_linear(weight, bits) for name, weight in zip(modules, weights, strict=True)}
+    return linears
+
+
 def _create_adapter(make: Callable[..., Tensor], shape: DecoderConfig) -> Adapter:
     def create_pair(out_features: int, in_features: int) -> LoraPair:
         return LoraPair(make(RANK, in_features), make(out_features, RANK))
 
-    return tuple(
-        {name: create_pair(*shape.linear_shape(name)) for name in TARGET_MODULES} for _ in range(shape.layer_count)
+    layers = range(shape.layer_count)
+    return pack_adapter(
+        tuple({name: create_pair(*shape.linear_shape(name)) for name in TARGET_MODULES} for _ in layers)
     )
 
 
@@ -264,62 +270,12 @@ def measure_unloading() -> dict[str, float | None]:
     return {"before": before, "loaded": loaded, "after_idle": after}
 
 
-def measure_cuda(shape: DecoderConfig) -> dict[str, Any]:
-    """Return the speed of one GPU in bfloat16, and the memory of the weights in bfloat16, int8 and int4."""
-    figures = _measure_speeds(shape)
-    formats: tuple[WeightFormat, ...] = ("int8", "int4")
-    for bits in formats:
-        resources.release_memory()
-        try:
-            figures["memory_gib"][bits] = _measure_quantised(shape, bits)
-        except CheckpointError as error:
-            figures["memory_gib"][bits] = f"not measured: {error}"
-    return figures
-
-
-def _measure_speeds(shape: DecoderConfig) -> dict[str, Any]:
-    """Return the speed of encoding, of the first token over five documents, of decoding, and of one document alone."""
-    clara = create_random_clara(shape, "cuda", torch.bfloat16)
-    rng = random.Random(7)
-    full = [make_text(MAX_DOCUMENT_TOKENS, rng) for _ in range(512)]
-    figures: dict[str, Any] = {"memory_gib": {"bf16": torch.cuda.memory_allocated() / 2**30}}
-    for name, documents in (("full", full), ("mixed", make_texts(2048, rng))):
-        seconds = _measure_median(partial(clara.compress, documents))
-        flops = sum(compute_flops(shape, len(document.split()) + 3 + MEMORY_TOKENS) for document in documents)
-        figures[name] = {"documents_s": len(documents) / seconds, "share_of_790_tflops": flops / seconds / PEAK_FLOPS}
-    figures["one_document_ms"] = 1e3 * _measure_median(partial(clara.compress, full[:1]), 20)
-    latents = clara.compress(full[:5])
-    figures["first_token_ms"] = 1e3 * _measure_median(partial(clara.replies, ["w1 w2 w3"], [latents], 1), 20)
-    for batch in (1, 32):
-        seconds = _measure_median(partial(clara.replies, ["w1 w2 w3"] * batch, [latents] * batch, 64), 3)
-        figures[f"tokens_s_{batch}_together"] = 64 * batch / seconds
-    return figures
-
-
-def _measure_quantised(shape: DecoderConfig, bits: WeightFormat) -> float:
-    clara = create_random_clara(shape, "cuda", torch.bfloat16, bits)
-    clara.compress(["w1 w2 w3"])  # fails if the quantised weights do not work
-    resources.release_memory()
-    return torch.cuda.memory_allocated() / 2**30
-
-
 def compute_flops(shape: DecoderConfig, positions: int) -> float:
     """Return the operations of one row: two per weight and position, adapters included, and causal attention."""
     sizes = [shape.linear_shape(module) for module in TARGET_MODULES]
     weights = sum(outputs * inputs + RANK * (outputs + inputs) for outputs, inputs in sizes)
     attention = 2 * positions**2 * shape.heads * shape.head_dim
     return shape.layer_count * (2 * weights * positions + attention)
-
-
-def _measure_median(run: Callable[[], object], times: int = 5) -> float:
-    """Return the median duration of a call in seconds, the GPU's work included, after one warm-up call."""
-
-    def run_to_completion() -> None:
-        run()
-        torch.cuda.synchronize()
-
-    run_to_completion()
-    return median(measure_time(run_to_completion)[0] for _ in range(times))
 
 
 def format_table(figures: dict[str, dict[str, Any]]) -> str:
@@ -339,22 +295,12 @@ def format_table(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run the comparison or measure one GPU, print the figures, and end with one line of JSON."""
+    """Run the comparison, print the figures, and end with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; use more than one only on idle cores")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument(
-        "--shape", choices=sorted(SHAPES), help="only this shape (default: tiny and small; on a GPU 7b)"
-    )
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="only this shape (default: tiny and small)")
     options = parser.parse_args()
-    if options.device == "cuda":
-        if not torch.cuda.is_available():
-            sys.exit("torch finds no CUDA device; `--device cuda` needs an NVIDIA GPU and a CUDA build of torch")
-        figures = measure_cuda(SHAPES[options.shape or "7b"])
-        print(json.dumps(figures, indent=2))
-        print(json.dumps({"benchmark": "clara", "device": torch.cuda.get_device_name(), **figures}))
-        return
     torch.set_num_threads(options.threads)
     resident = measure_unloading()
     sizes = ", ".join(f"{name} {'?' if size is None else round(size)}" for name, size in resident.items())

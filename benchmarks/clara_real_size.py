@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,10 @@ def _describe_tokenizer(size: int) -> dict[str, Any]:
 
 
 def measure_format(folder: Path, name: str, device: str, new_tokens: int) -> dict[str, float]:
-    """Load the checkpoint in this process and return seconds, MiB, and documents and tokens per second."""
+    """Load the checkpoint in this process and return seconds, MiB, and documents and tokens per second.
+
+    Memory is the process's, at most in each phase (`_peak`), after it, and the mapped files in it (`_files`).
+    """
     store: Any = None
     if device != "mlx":
         from ..compression.clara.quantized_weights import QuantizedWeightStore  # noqa: PLC0415 - loads torch
@@ -152,13 +156,20 @@ def measure_format(folder: Path, name: str, device: str, new_tokens: int) -> dic
         figures[f"{name}_cpu_s"] = time.process_time() - started_cpu
         return result
 
+    def measure_memory(name: str) -> None:
+        figures[f"{name}_peak_mib"] = _read_memory("VmHWM")
+        resources.release_memory()
+        figures[f"{name}_mib"] = _read_memory("VmRSS")
+        figures[f"{name}_files_mib"] = _read_memory("RssFile")
+        _reset_peak()
+
     clara = measure("load", load)
-    resources.release_memory()
-    figures |= {"peak_mib": _read_memory("VmHWM"), "resident_mib": _read_memory("VmRSS")}
-    figures["mapped_mib"] = _read_memory("RssFile")
+    measure_memory("load")
     del clara
     resources.release_memory()
+    _reset_peak()
     clara = measure("load_again", load)
+    measure_memory("load_again")
     documents = [" ".join(f"w{(7 * row + 31 * index) % 30_000}" for index in range(250)) for row in range(9)]
     latents = measure("document", lambda: clara.compress(documents[:1]))
     measure("documents", lambda: clara.compress(documents[1:]))
@@ -167,7 +178,8 @@ def measure_format(folder: Path, name: str, device: str, new_tokens: int) -> dic
         measure(f"first_token_{rows}", partial(clara.add_to_batch, decoding, prepared, [2 + new_tokens] * rows))
         measure(f"tokens_{rows}", partial(_decode, decoding, new_tokens))
         figures[f"tokens_per_s_{rows}"] = rows * new_tokens / figures[f"tokens_{rows}_s"]
-    return figures | {"working_mib": _read_memory("VmRSS")}
+    measure_memory("working")
+    return figures
 
 
 def _decode(decoding: DecodingBatch, steps: int) -> None:
@@ -182,9 +194,17 @@ def _read_memory(field: str) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), 0.0)
 
 
+def _reset_peak() -> None:
+    """Let `VmHWM`, the largest resident memory, start again from the present one; Linux only."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def format_table(figures: dict[str, dict[str, float]]) -> str:
     """Return the figures as a table, seconds with those of the processor in brackets."""
-    sizes = {"peak_mib": "peak MiB", "resident_mib": "resident", "mapped_mib": "of it files"}
+    phases = {"load": "load", "load_again": "load again", "working": "work"}
+    sizes = {f"{phase}_peak_mib": f"{title}, peak MB" for phase, title in phases.items()}
+    sizes |= {"load_mib": "loaded, MB", "working_mib": "in use, MB", "working_files_mib": "of it files"}
     times = {
         "load": "load, s",
         "load_again": "load again, s",
@@ -194,10 +214,13 @@ def format_table(figures: dict[str, dict[str, float]]) -> str:
         "tokens_1": "all tokens, s",
         "tokens_8": "of 8 rows, s",
     }
-    rows = [f"{'':6}" + "".join(f"{title:>16}" for title in (*times.values(), *sizes.values()))]
+    rows = [f"{'':6}" + "".join(f"{title:>16}" for title in times.values())]
     for name, row in figures.items():
         seconds = [f"{row[f'{key}_s']:.2f} ({row[f'{key}_cpu_s']:.2f})" for key in times]
-        rows.append(f"{name:6}" + "".join(f"{text:>16}" for text in (*seconds, *(f"{row[key]:.0f}" for key in sizes))))
+        rows.append(f"{name:6}" + "".join(f"{text:>16}" for text in seconds))
+    rows.append(f"{'':6}" + "".join(f"{title:>20}" for title in sizes.values()))
+    for name, row in figures.items():
+        rows.append(f"{name:6}" + "".join(f"{row[key] * 1.048576:>20.0f}" for key in sizes))
     return "\n".join(rows)
 
 

@@ -31,8 +31,10 @@ def read_config_file(file: Path) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"configuration file {file}: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"cannot read the configuration file {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"cannot read the configuration file {file}: not UTF-8 text") from None
     except yaml.YAMLError as error:
         raise SettingsError(f"configuration file {file}: {_describe_yaml_error(error)}") from None
     if not isinstance(values or {}, dict):

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .price_rates import DEFAULT_REWRITE_PRICE, NO_PRICE, Price
-from .price_table import read_price_table
+from .price_table import PriceTable, read_price_table
 
 __all__ = [
     "NO_PRICE",
@@ -38,10 +38,10 @@ def find_price(model: str) -> Price | None:
     """Return the price of a model, or None if it is unknown.
 
     The look-up also tries other spellings of the provider and the name without its date. The first call reads the
-    table, which blocks for about 0.1 s.
+    table, which blocks for about 10 ms.
     """
     table = _load_table()
-    return next((table[name] for name in _candidate_names(model) if name in table), None)
+    return next((price for name in _candidate_names(model) if (price := table.get(name)) is not None), None)
 
 
 def find_rewrite_price(model: str) -> float:
@@ -76,10 +76,10 @@ def _candidate_names(model: str) -> Iterator[str]:
 
 
 @cache
-def _load_table() -> dict[str, Price]:
+def _load_table() -> PriceTable:
     spec = find_spec("litellm")
     return (
         read_price_table(Path(spec.origin).parent / PRICE_TABLE_FILE)
         if spec is not None and spec.origin is not None
-        else {}
+        else PriceTable(b"{}")
     )

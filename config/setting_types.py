@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 
 from . import outbound_proxy
+from .extras import describe_install
 
 KEY_BYTES = 32
 Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent", "prune"]
@@ -107,7 +108,7 @@ def validate_keep_alive(value: float) -> float:
 def require_otel_extra(value: bool) -> bool:
     """Return the value; ValueError if it is true and the extra `[otel]` is not installed."""
     if value and not _is_otel_installed():
-        raise ValueError("needs the extra: pip install 'clara-proxy[otel]'")
+        raise ValueError(f"needs the extra: {describe_install('otel')}")
     return value
 
 

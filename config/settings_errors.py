@@ -22,6 +22,9 @@ _REQUIREMENTS = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "string_type": "must be a text",
+    "tuple_type": "must be a list",
+    "model_type": "must be a list of `name: value` lines",
+    "dict_type": "must be a list of `name: value` lines",
 }
 
 
@@ -44,7 +47,9 @@ def describe_validation_error(detail: ErrorDetails, prefix: str, fields: Mapping
 
 def suggest_name(name: str, names: Iterable[str]) -> str:
     """Return the known name that is nearest to an unknown one as ` (did you mean NAME?)`; empty if none is near."""
-    matches = get_close_matches(name, names, n=1, cutoff=0.75)
+    names = list(names)
+    plain_name = name.lower().removeprefix("clara_")  # a variable's name in the file, where settings have no prefix
+    matches = [plain_name] if plain_name in names else get_close_matches(name, names, n=1, cutoff=0.75)
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 

@@ -1,45 +1,31 @@
-"""Builds the application: chat endpoints on bare ASGI, all other endpoints on FastAPI.
+"""Builds the application: chat endpoints on bare ASGI, all other endpoints on FastAPI, which is loaded when needed.
 
 `uvicorn --factory clara_proxy.proxy.app:create_app` serves it.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
-from fastapi.responses import RedirectResponse, Response
-from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
+from starlette.routing import request_response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..config import log_setup
 from ..config.settings import Settings, load_settings
-from .access import authentication
 from .access.middleware import AccessMiddleware
-from .clara import clara_routes, job_routes
-from .dashboard import dashboard_routes
-from .dashboard.overview import Overview
-from .endpoints import (
-    api_reference,
-    compress_api,
-    memory_files,
-    model_list,
-    status_routes,
-    vector_store_files,
-    vector_stores,
-)
+from .endpoints import health, model_list
 from .endpoints.completions import CompletionEndpoint
-from .endpoints.model_list import ModelListEndpoint
-from .endpoints.passthrough import PassthroughEndpoint
+from .endpoints.passthrough import OWN_PATHS, PassthroughEndpoint
 from .http import relay
-from .http.exchange import ClientDisconnected, Exchange, Message, Receive, Scope, Send
+from .http.exchange import Exchange
 from .protocols import chat, messages, responses
-from .protocols.api_errors import ApiError
 from .protocols.protocol import ProtocolAdapter
-from .runtime.services import open_services
+from .runtime.services import Services, open_services
+
+if TYPE_CHECKING:
+    from .api import Api
 
 ADAPTERS: Mapping[str, ProtocolAdapter] = {
     "/v1/chat/completions": chat.ADAPTER,
@@ -49,29 +35,43 @@ ADAPTERS: Mapping[str, ProtocolAdapter] = {
 }
 # Clients whose base URL has no `/v1` send these paths, as the AI SDK does with the ANTHROPIC_BASE_URL of Claude Code.
 ROOT_SEGMENTS = frozenset({"chat", "completions", "embeddings", "messages", "models", "responses"})
+_HEALTH_ENDPOINTS = {path: request_response(handler) for path, handler in health.HANDLERS.items()}
 
 
-class Application(FastAPI):
-    """FastAPI with a shortcut for the chat endpoints: its routing costs more than the proxy's own work."""
+class Application(Starlette):
+    """The proxy as an ASGI application; its lifespan opens the services."""
 
-    hot_routes: Mapping[tuple[str, str], Callable[[Scope, Receive, Send], Awaitable[None]]] = {}
+    hot_routes: Mapping[tuple[str, str], ASGIApp] = {}
     access_middleware: ASGIApp | None = None
+
+    def serve_with(self, services: Services) -> None:
+        """Create the endpoints that need the services, which need the running event loop."""
+        self.state.services = services
+        self.hot_routes = {("POST", path): CompletionEndpoint(services, adapter) for path, adapter in ADAPTERS.items()}
+        self._passthrough = PassthroughEndpoint(services)
+        self._own_segments = {path.split("/")[2] for path in OWN_PATHS}
+        if services.memory is not None:
+            self._own_segments |= {"files", "vector_stores"}
+        if model_list.list_own_models(services):
+            self._own_segments.add("models")
+        self._api: Api | None = None
+        self._loading = asyncio.Lock()
+        self.access_middleware = AccessMiddleware(
+            self.route_request, services.settings, services.keyring, services.ledger, ADAPTERS
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request through the access middleware, once start-up has created it."""
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+            return
         path = scope.get("path", "")
         if not path.startswith("/v1/") and path[1:].partition("/")[0] in ROOT_SEGMENTS:
             scope["path"], scope["raw_path"] = f"/v1{path}", b"/v1" + (scope.get("raw_path") or path.encode())
         await (self.access_middleware or self.route_request)(scope, receive, send)
 
-    def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document, built once."""
-        if self.openapi_schema is None:
-            self.openapi_schema = api_reference.build_openapi(self)
-        return self.openapi_schema
-
     async def route_request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass an admitted request to a chat endpoint, or else to FastAPI's routes."""
+        """Pass an admitted request to a chat endpoint, or else to another one."""
         endpoint = self.hot_routes.get((scope.get("method", ""), scope.get("path", "")))
         if endpoint is not None:
             await endpoint(scope, receive, send)
@@ -83,10 +83,28 @@ class Application(FastAPI):
             await send(message)
 
         async with relay.answer_cancellation(exchange):
-            await super().__call__(scope, receive, track_start)
+            scope["app"] = self
+            await (await self._find_endpoint(scope))(scope, receive, track_start)
+
+    async def _find_endpoint(self, scope: Scope) -> ASGIApp:
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path.startswith("/v1/") and path.split("/")[2] not in self._own_segments:
+            return self._passthrough
+        if scope.get("method") == "GET" and path in _HEALTH_ENDPOINTS:
+            return _HEALTH_ENDPOINTS[path]
+        async with self._loading:
+            if self._api is None:
+                self._api = await asyncio.to_thread(_create_api, self.state.services)
+        return self._api
 
 
-def create_app(custom_settings: Settings | None = None) -> FastAPI:
+def _create_api(services: Services) -> "Api":
+    from .api import create_api  # noqa: PLC0415 - FastAPI, which not every proxy needs
+
+    return create_api(services)
+
+
+def create_app(custom_settings: Settings | None = None) -> Application:
     """Build the application for these settings; by default for those of the environment and the configuration file."""
     settings = custom_settings or load_settings()
     log_setup.configure_logging(settings.log_level, settings.log_format)
@@ -94,78 +112,24 @@ def create_app(custom_settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: Application) -> AsyncGenerator[None]:
         async with open_services(settings) as services:
-            app.state.services = services
-            app.state.overview = Overview(services)
-            # These need the services, and the services need the running event loop.
-            app.hot_routes = {
-                ("POST", path): CompletionEndpoint(services, adapter) for path, adapter in ADAPTERS.items()
-            }
-            if services.memory is not None:
-                for router in (memory_files.router, vector_stores.router, vector_store_files.router):
-                    app.include_router(router)
-            if model_list.list_own_models(services):
-                model_endpoint = ModelListEndpoint(services)
-                for path in ("/v1/models", "/v1/models/{name:path}"):
-                    app.router.routes.append(Route(path, model_endpoint, methods=["GET"]))
-            app.router.routes.append(Route("/v1/{path:path}", PassthroughEndpoint(services)))
-            app.access_middleware = AccessMiddleware(
-                app.route_request, services.settings, services.keyring, services.ledger, ADAPTERS
-            )
+            app.serve_with(services)
             if settings.cors_origins:  # other origins stay closed
-                app.access_middleware = CORSMiddleware(
-                    app.access_middleware,
-                    allow_origins=settings.cors_origins,
-                    allow_methods=["GET", "POST", "DELETE"],
-                    allow_headers=["*"],
-                    expose_headers=["*"],
-                )
+                _allow_origins(app, settings.cors_origins)
             yield
 
-    # FastAPI's own `/docs` and `/redoc` load scripts from other hosts into the dashboard's origin, so they are off.
-    app = Application(
-        title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan, docs_url=None, redoc_url=None
-    )
+    app = Application(lifespan=lifespan)
     app.state.settings = settings
-    app.router.routes.append(Route("/", _redirect_to_dashboard, methods=["GET"]))
-    app.include_router(status_routes.router)
-    app.include_router(clara_routes.router)
-    app.include_router(job_routes.router)
-    app.include_router(compress_api.router)
-    app.include_router(dashboard_routes.router)
-    app.include_router(api_reference.router)
-    app.add_exception_handler(ApiError, _handle_api_error)
-    app.add_exception_handler(HTTPException, _handle_http_error)
-    app.add_exception_handler(ClientDisconnected, _handle_client_disconnect)
     return app
 
 
-async def _redirect_to_dashboard(request: Request) -> Response:
-    """Redirect browsers to the dashboard; other clients get a 404 with the base URL of the API."""
-    if "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse("/dashboard")
-    raise HTTPException(404)
+def _allow_origins(app: Application, origins: Sequence[str]) -> None:
+    from starlette.middleware.cors import CORSMiddleware  # noqa: PLC0415 - off by default
 
-
-async def _handle_api_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return Response(error.encode(), error.status, error.headers, media_type="application/json")
-
-
-async def _handle_client_disconnect(_: Request, _error: Exception) -> Response:
-    return Response(status_code=400)
-
-
-async def _handle_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    status, message = error.status_code, str(error.detail)
-    is_anthropic = authentication.is_anthropic_client(request.url.path, request.headers)
-    if status == 404:
-        base_url = str(request.base_url)
-        variable = (
-            f"ANTHROPIC_BASE_URL to {base_url.rstrip('/')}" if is_anthropic else f"OPENAI_BASE_URL to {base_url}v1"
-        )
-        message = f"there is no endpoint {request.url.path}; set {variable}"
-        status = 400 if is_anthropic else 404  # Claude Code shows no text of a 404
-    api_error = ApiError(status, message)
-    body = messages.ADAPTER.encode_error(api_error) if is_anthropic else api_error.encode()
-    return Response(body, status, media_type="application/json")
+    assert app.access_middleware is not None
+    app.access_middleware = CORSMiddleware(
+        app.access_middleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=["*"],
+    )

@@ -186,6 +186,22 @@ def test_compose_mounts_existing_files() -> None:
     assert set(volumes) <= set(sources)
 
 
+DATA_FOLDERS = {  # where the program of an image writes; with a read-only root, each needs a volume
+    "grafana": "/var/lib/grafana",
+    "postgres": "/var/lib/postgresql/data",
+    "prometheus": "/prometheus",
+    "proxy": "/data",
+    "redis": "/data",
+}
+
+
+def test_compose_has_a_volume_where_each_service_writes() -> None:
+    services = load_services()
+    for name, folder in DATA_FOLDERS.items():
+        assert any(volume.split(":")[1] == folder for volume in services[name]["volumes"]), name
+    assert "--appendonly" in services["redis"]["command"]  # else the volume stays empty, and a restart loses originals
+
+
 @pytest.mark.parametrize(
     ("profile", "expected"),
     [

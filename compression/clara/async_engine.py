@@ -16,7 +16,7 @@ from ..compressor import ModelUsage
 from ..models import resources
 from ..models.cost import ModelCost
 from ..models.errors import DeadlineError, ModelError
-from ..models.processor import choose_thread_count
+from ..models.processor import choose_thread_count, count_physical_cores
 from ..models.worker import WorkerLimits, WorkerStatus
 from . import locate
 from .exceptions import UnknownRateError
@@ -199,6 +199,8 @@ class LocalClara:
         from .clara import Clara  # noqa: PLC0415 - slow; the worker loads it at the first job
 
         config, started = self.config, time.perf_counter()
+        store = self._open_store()
+        resources.set_thread_count(config.threads or max(1, count_physical_cores() - 1))  # requests need a core
         clara = Clara.from_pretrained(
             config.model,
             subfolder=config.subfolder,
@@ -207,7 +209,7 @@ class LocalClara:
             dtype=config.dtype,
             quantization=config.quantization,
             cache=config.cache_folder,
-            store=self._open_store(),
+            store=store,
             quantized_weights=_open_quantized_weights(config),
             abstention_threshold=config.abstention_threshold,
         )

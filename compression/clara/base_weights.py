@@ -15,11 +15,13 @@ from torch import Tensor
 from ..models.errors import CheckpointError
 from .checkpoint_config import WeightFormat
 from .decoder_config import DecoderConfig, read_decoder_config, read_json
-from .lora import TARGET_MODULES
+from .linear_layers import ExactLinear, Linear, pack_rows
+from .lora import INPUT_GROUPS, TARGET_MODULES
 from .quantized_weights import QuantizedWeightStore, StoredModel
-from .weight_quantization import Linear, describe_format, make_exact_linear, make_quantized_linear, quantize_weight
+from .weight_file import WeightFile
+from .weight_quantization import describe_format, make_quantized_linear, quantize_weight
 
-_open_file: Any = safe_open  # its type lacks `backend`
+_open_file: Any = safe_open  # it has no types
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,15 @@ def load_base(
     """
     config = read_decoder_config(folder)
     # Weights are released in bfloat16. Others are copied on conversion, and a mapped file would stay in memory, too.
-    is_mapped = weight_format is None and dtype == torch.bfloat16
+    is_mapped = weight_format is None and dtype == torch.bfloat16 and device.type == "cpu"
     read_weight = _make_weight_reader(folder, device, dtype, is_mapped=is_mapped)
     stored: StoredModel | None = None
     if quantized_store is not None and weight_format is not None:
         description = f"{describe_format(weight_format)} {dtype} {config}"
         stored = quantized_store.open_model(folder, description, config.layer_count)
-    linear_reader = _LinearReader(read_weight, config, device, weight_format, stored)
+    linear_reader = _LinearReader(
+        read_weight, config, device, weight_format, stored, is_mapped and device.type == "cpu"
+    )
     layers = tuple(_read_layer(read_weight, linear_reader, index) for index in range(config.layer_count))
     norm = read_weight("model.norm.weight", config.hidden_size).clone()
 
@@ -84,11 +88,12 @@ class _LinearReader(NamedTuple):
     device: torch.device
     weight_format: WeightFormat | None
     stored: StoredModel | None
+    is_mapped: bool
 
     def read(self, index: int) -> dict[str, Linear]:
         """Return the seven linear layers of a decoder layer by name."""
         if self.weight_format is None:
-            return {module: make_exact_linear(self._read_module(index, module)) for module in TARGET_MODULES}
+            return self._read_exact(index)
         tensors = self.stored.read_layer(index, self.device) if self.stored is not None else None
         if tensors is None:
             tensors = self._quantize(index, self.weight_format)
@@ -99,6 +104,15 @@ class _LinearReader(NamedTuple):
             module, _, part = name.partition("/")
             parts[module][part] = tensor
         return {module: make_quantized_linear(parts[module], self.weight_format) for module in TARGET_MODULES}
+
+    def _read_exact(self, index: int) -> dict[str, Linear]:
+        """Return the layers with exact weights; those of the same input are adjacent in memory, unless mapped."""
+        linears: dict[str, Linear] = {}
+        for modules in INPUT_GROUPS:
+            weights = [self._read_module(index, module) for module in modules]
+            weights = weights if self.is_mapped or len(modules) == 1 else pack_rows(weights)
+            linears |= {module: ExactLinear(weight) for module, weight in zip(modules, weights, strict=True)}
+        return linears
 
     def _quantize(self, index: int, weight_format: WeightFormat) -> dict[str, Tensor]:
         return {
@@ -124,30 +138,33 @@ def _make_weight_reader(
     folder: Path, device: torch.device, dtype: torch.dtype, *, is_mapped: bool = False
 ) -> Callable[..., Tensor]:
     """Return a reader of tensors; mapped files need no memory of their own if their tensors are used as they are."""
-    read_tensor = _make_tensor_reader(folder, device, "mmap" if is_mapped else "pread")
+    read_tensor = _make_tensor_reader(folder, is_mapped=is_mapped)
 
     def read_weight(name: str, *shape: int) -> Tensor:
         tensor = read_tensor(name)
         if tuple(tensor.shape) != shape:
             raise CheckpointError(f"{folder}: {name} has shape {tuple(tensor.shape)}, but config.json says {shape}")
-        return tensor.to(dtype)
+        return tensor.to(device=device, dtype=dtype)
 
     return read_weight
 
 
-def _make_tensor_reader(folder: Path, device: torch.device, backend: str) -> Callable[[str], Tensor]:
+def _make_tensor_reader(folder: Path, *, is_mapped: bool) -> Callable[[str], Tensor]:
     index = folder / "model.safetensors.index.json"
     files: dict[str, str] = read_json(index).get("weight_map", {}) if index.exists() else {}
-    open_files: dict[str, Any] = {}
+    open_files: dict[str, Callable[[str], Tensor]] = {}
 
     def read_tensor(name: str) -> Tensor:
         path = folder / files.get(name, "model.safetensors")
         try:
             if path.name not in open_files:
-                open_files[path.name] = _open_file(path, framework="pt", device=str(device), backend=backend)
-            tensor: Tensor = open_files[path.name].get_tensor(name)
-        except (OSError, SafetensorError) as error:
+                open_files[path.name] = (
+                    _open_file(path, framework="pt", backend="mmap").get_tensor
+                    if is_mapped
+                    else WeightFile.open(path).read
+                )
+            return open_files[path.name](name)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: {name} cannot be read ({error})") from error
-        return tensor
 
     return read_tensor

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from ..models.errors import CheckpointError
 from . import lora
-from .checkpoint_config import CheckpointConfig, read_checkpoint_config
+from .checkpoint_config import MATRICES_FILE, CheckpointConfig, is_mapped, read_checkpoint_config
 from .decoder_config import DecoderConfig
 from .inference import Array
 from .tensor_file import read_tensors
@@ -34,6 +34,7 @@ class Checkpoint:
     adapters: Mapping[str, list[dict[str, lora.LoraPair]]]
     embed: Array
     head: Array
+    maps_matrices: bool = False  # with torch
 
 
 def load_checkpoint(
@@ -59,13 +60,13 @@ def load_checkpoint(
     }
     if config.training_stage.startswith("stage2") and QUERY_ADAPTER not in adapters and ENCODER_ADAPTER in adapters:
         adapters[QUERY_ADAPTER] = adapters[ENCODER_ADAPTER]
-    path = folder / "decoder_first_last_layers.pth"
+    path = folder / MATRICES_FILE
     matrices = _validate_tensors(path, read_file(path))
     for tensors in adapter_tensors.values():  # an adapter may hold both matrices; the last one counts
         matrices.update({name: tensors[name] for name in (_EMBEDDING_KEY, _HEAD_KEY) if name in tensors})
     shape = (vocabulary_size, decoder_config.hidden_size)
     embed, head = (_get_matrix(folder, matrices, name, shape) for name in (_EMBEDDING_KEY, _HEAD_KEY))
-    return Checkpoint(folder, config, adapters, embed, head)
+    return Checkpoint(folder, config, adapters, embed, head, is_mapped(path))
 
 
 def _parse_adapters(path: Path, config: CheckpointConfig, mapping: dict[str, Any]) -> dict[str, dict[str, Array]]:
@@ -95,7 +96,7 @@ def _parse_adapter(
 
 
 def _get_matrix(folder: Path, matrices: dict[str, Array], name: str, shape: tuple[int, int]) -> Array:
-    path = folder / "decoder_first_last_layers.pth"
+    path = folder / MATRICES_FILE
     if name not in matrices:
         raise CheckpointError(f"{path}: has no {name}")
     if tuple(matrices[name].shape) != shape:

@@ -14,6 +14,8 @@ from ..models.errors import CheckpointError
 WeightFormat = Literal["int8", "int4"]
 Family = Literal["clara", "pisco"]
 Quantization = Literal["no", "int4", "int8"]  # "no" overrides the checkpoint
+MATRICES_FILE = "decoder_first_last_layers.pth"  # the vocabulary matrices
+_MAPPED_FILE_BYTES = 1 << 28  # vocabulary matrices of a 7B model; smaller files may be overwritten by training
 
 
 _FAMILIES: dict[str, Family] = {"clara": "clara", "cocom": "pisco", "pisco": "pisco"}
@@ -106,3 +108,8 @@ def _describe_config_error(error: Exception) -> str:
 
 def _parse_abstention(raw: Any) -> Abstention | None:
     return None if raw is None else Abstention(float(raw["below"]), str(raw["says"]))
+
+
+def is_mapped(path: Path) -> bool:
+    """Return True if torch's tensors of a file are mapped, not read."""
+    return path.stat().st_size >= _MAPPED_FILE_BYTES

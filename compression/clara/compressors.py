@@ -72,7 +72,7 @@ class AnswerCompressor:
             return extract_instead(extractor, task)
         job = ModelJob("generate", documents, task.question, max_new_tokens=self._max_new_tokens)
         reply, usage = _run_job(self._worker, job, self._timeout)
-        if getattr(reply, "not_in_memory", False):  # other queues may return replies without this field
+        if reply.not_in_memory:
             return extract_instead(extractor, task, usage, NOT_IN_MEMORY)
         answer = _grounded_text(reply, task.text)
         evidence = None

@@ -13,7 +13,8 @@ from ..models.errors import CheckpointError
 from ..models.placement import resolve_device, resolve_dtype
 from . import base_weights as base_model
 from . import checkpoint as checkpoint_files
-from . import lora, memory_estimate
+from . import lora, memory_estimate, weight_quantization
+from .adapted_layers import pack_adapter
 from .base_weights import BaseWeights
 from .checkpoint import Checkpoint
 from .checkpoint_config import CheckpointConfig, WeightFormat
@@ -57,10 +58,13 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
         base,
         move(checkpoint.embed),
         move(checkpoint.head),
-        {name: lora.convert_adapter(adapter, move) for name, adapter in checkpoint.adapters.items()},
-        max_batch_positions=8192 if device.type == "cuda" else 2048,
+        {name: pack_adapter(lora.convert_adapter(adapter, move)) for name, adapter in checkpoint.adapters.items()},
+        max_batch_positions=8192 if device.type == "cuda" else memory_estimate.PASS_POSITIONS,
     )
-    fingerprint = _compute_fingerprint(checkpoint, model, (quantization, tokenizer.revision))
+    format_name = weight_quantization.name_revision(quantization) if quantization else None
+    fingerprint = _compute_fingerprint(checkpoint, model, (format_name, tokenizer.revision))
+    if checkpoint.maps_matrices and model.embed.data_ptr() == checkpoint.embed.data_ptr():
+        resources.release_mapped_pages(model.embed.data_ptr(), model.embed.nbytes)  # only the fingerprint read it all
     return LoadedModel(model, tokenizer, config, fingerprint, files.load_abstention_head(source))
 
 

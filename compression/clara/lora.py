@@ -12,6 +12,9 @@ from .inference import Array
 SCALING = 2.0  # lora_alpha / r; the released models have lora_alpha = 2 r
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+# The modules that read the same input.
+INPUT_GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+
 
 class LoraPair(NamedTuple):
     """The two factors of one linear layer: `down` [r, in] and `up` [out, r]."""

@@ -4,17 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from .checkpoint_config import CheckpointConfig, WeightFormat
+from .checkpoint_config import MATRICES_FILE, CheckpointConfig, WeightFormat, is_mapped
 from .decoder_config import DecoderConfig
 
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-FORMAT_BYTES: dict[WeightFormat, float] = {"int8": 1.0, "int4": 0.5625}  # NF4: a scale for every 64 numbers
+RELEASED_DTYPE = "bfloat16"  # of the files; tensors in it are used as they are read
+FORMAT_BYTES: dict[WeightFormat, float] = {"int8": 1.0, "int4": 0.516}  # NF4: a scale in 8 bits for every 64 numbers
+PASS_POSITIONS = 2048  # of one forward pass on a CPU
 PROCESS_BYTES = 600_000_000  # of the proxy with torch, without a model
 
 
 class MemoryEstimate(NamedTuple):
-    """Bytes that a model takes once it is loaded, and at most while it loads."""
+    """Bytes that a model takes once it is loaded, and at most while it loads or works."""
 
     resident: int
     peak: int
@@ -30,12 +32,21 @@ def estimate_memory(
     base = decoder.layer_count * sum(rows * columns for rows, columns in shapes) * linear_bytes
     adapter = decoder.layer_count * sum(config.lora_rank * (rows + columns) for rows, columns in shapes)
     adapter_count = 3 if config.training_stage.startswith("stage2") else 2
-    vocabulary = 2 * (decoder.vocabulary_size + config.memory_tokens + 3) * width
-    resident = int(base + (adapter_count * adapter * config.has_lora + vocabulary) * number_bytes)
-    files = sum(path.stat().st_size for path in folder.glob("*.pth"))  # read before the base, and kept until the end
-    # Quantizing needs a layer in float32, its absolute values, and the rounded codes before they are narrowed.
-    largest = max(rows * columns for rows, columns in shapes) * (12 if weight_format else number_bytes)
-    return MemoryEstimate(resident, resident + files + largest)
+    matrix = (decoder.vocabulary_size + config.memory_tokens + 3) * width
+    is_released, matrices_file = dtype == RELEASED_DTYPE, folder / MATRICES_FILE
+    # Of a mapped file, only the output matrix is read as a whole.
+    matrices = matrix if is_released and matrices_file.exists() and is_mapped(matrices_file) else 2 * matrix
+    resident = int(base + (adapter_count * adapter * config.has_lora + matrices) * number_bytes)
+    # Tensors in another dtype are kept until they are converted.
+    files = [] if is_released else [path for path in folder.glob("*.pth") if not is_mapped(path)]
+    converted = sum(path.stat().st_size for path in files)
+    # Loading: a weight as it is read, and its codes or the copy beside the others of the same input.
+    largest = max(rows * columns for rows, columns in shapes)
+    passing = largest * (number_bytes + 3 if weight_format else number_bytes if is_released else 3 * number_bytes)
+    # Encoding: the states of a pass, of which the MLP's are the most, and a quantized weight that is converted.
+    states = PASS_POSITIONS * (6 * decoder.intermediate_size + 4 * width) * number_bytes
+    working = states + (largest * number_bytes if weight_format else 0)
+    return MemoryEstimate(resident, resident + max(converted + passing, working))
 
 
 def describe_shortage(estimates: Mapping[str, MemoryEstimate], chosen: str, available: int) -> str:

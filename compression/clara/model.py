@@ -4,25 +4,37 @@ A `ClaraModel` holds weights only, so any number of threads may call it; the cal
 Rows are padded on the right: causal attention never sees the padding, so no mask is needed and positions start at 0, as
 in training.
 
-Shapes: B rows, T positions, H hidden, N heads, K key heads, D head size, M memory tokens, V vocabulary.
+Shapes: B rows, T positions, S selected positions, H hidden, N heads, K key heads, D head size, M memory tokens,
+V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .base_weights import BaseWeights, DecoderLayer
+from .adapted_layers import AdaptedLayer, adapt_layers
+from .base_weights import BaseWeights
 from .cooperative import Steps, run_steps
 from .inference import group_by_length
 from .kv_cache import KVCache
-from .lora import SCALING, Adapter, LoraPair
-from .weight_quantization import Linear
+from .lora import Adapter
 
-AttentionFunction = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-_NO_ADAPTER: Mapping[str, LoraPair] = {}
+_algebra: Any = torch.linalg  # it has no types
+
+# Takes the number of a layer, queries [B, N, T, D], and keys and values [B, 2 K, T, D].
+AttentionFunction = Callable[[int, Tensor, Tensor], Tensor]
+
+
+class _Selection(NamedTuple):
+    """The places [B, S] in a batch [B, T, H] whose last states are needed."""
+
+    rows: Tensor
+    positions: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +46,12 @@ class ClaraModel:
     head: Tensor
     adapters: Mapping[str, Adapter]
     max_batch_positions: int = 8192  # positions of one forward pass, padding included
+    _layers: dict[str | None, tuple[AdaptedLayer, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Apply each adapter to the layers."""
+        layers = {name: adapt_layers(self.base, adapter) for name, adapter in self.adapters.items()}
+        object.__setattr__(self, "_layers", {None: adapt_layers(self.base, None), **layers})
 
     @property
     def uses_accelerator(self) -> bool:
@@ -57,13 +75,13 @@ class ClaraModel:
         out = torch.empty(
             len(rows), memories, self.base.config.hidden_size, dtype=self.base.dtype, device=self.base.device
         )
+        # At least two, so that no batch looks like a decoding step to quantized layers.
+        kept = torch.arange(-max(memories, 2), 0, device=self.base.device)
         for batch in group_by_length([len(row) for row in rows], self.max_batch_positions):
-            lengths = [len(rows[index]) for index in batch]
             x = self.embed[self._pad_rows([rows[index] for index in batch])]  # [B, T, H]
-            states = self._run_layers(x, self._positions(x), adapter, _causal_attention)  # [B, T, H]
-            for row, index in enumerate(batch):
-                end, start = lengths[row], lengths[row] - memories
-                out[index] = states[row, start:end]  # [M, H]
+            lengths = torch.tensor([len(rows[index]) for index in batch], device=x.device)[:, None]
+            states = self._run_layers(x, adapter, _attend_causally, self._select(lengths + kept))  # [B, S, H]
+            out[batch] = states[:, -memories:]
             yield
         return out
 
@@ -98,68 +116,76 @@ class ClaraModel:
         x = torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)  # [B, T, H]
         cache = KVCache.empty(lengths)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            cache.add_prompt_layer(layer, k, v)
-            return _causal_attention(layer, q, k, v)
+        def attend(layer: int, q: Tensor, keys_values: Tensor) -> Tensor:
+            cache.add_prompt_layer(layer, keys_values)
+            return _attend_causally(layer, q, keys_values)
 
-        states = self._run_layers(x, self._positions(x), adapter, attend)
-        last = torch.tensor(lengths, device=x.device) - 1
-        return self._logits(states[torch.arange(len(lengths), device=x.device), last]), cache
+        last = self._select(torch.tensor(lengths, device=x.device)[:, None] - 1)
+        return self._logits(self._run_layers(x, adapter, attend, last)[:, 0]), cache
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int], cache: KVCache, adapter: str) -> Tensor:
         """Read one more token per row and add it to the cache; return the logits [B, V] after it."""
         x = self.embed[torch.tensor(tokens, device=self.base.device)][:, None]  # [B, 1, H]
-        slot = cache.open_slot(self.base.device)
+        slot = cache.open_slot()
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = cache.write(layer, k, v, slot)
+        def attend(layer: int, q: Tensor, keys_values: Tensor) -> Tensor:
+            keys, values = cache.write(layer, keys_values, slot).chunk(2, dim=1)  # [B, K, C, D]
             # Heads that share a key head become queries of it: [B, N, 1, D] -> [B, K, N/K, D], without a copy.
-            grouped = q.view(q.shape[0], k.shape[1], -1, q.shape[3])
+            grouped = q.view(q.shape[0], keys.shape[1], -1, q.shape[3])
             return functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=slot.mask).view(q.shape)
 
-        states = self._run_layers(x, slot.positions[:, None], adapter, attend)
+        states = self._run_layers(x, adapter, attend, positions=slot.positions[:, None])
         cache.close_slot()
         return self._logits(states[:, 0])
 
-    def _run_layers(self, x: Tensor, positions: Tensor, adapter: str, attend: AttentionFunction) -> Tensor:
-        """Run all layers and the last norm: [B, T, H] -> [B, T, H]."""
-        rope = self._rope_factors(positions)
-        pairs = self.adapters.get(adapter)
-        for index, layer in enumerate(self.base.layers):
-            layer_pairs = pairs[index] if pairs is not None else _NO_ADAPTER
-            x = x + self._attention(self._norm(x, layer.attention_norm), (index, layer, layer_pairs), rope, attend)
-            x = x + _mlp(self._norm(x, layer.mlp_norm), layer, layer_pairs)
-        return self._norm(x, self.base.norm)
-
-    def _attention(
+    def _run_layers(
         self,
         x: Tensor,
-        indexed_layer: tuple[int, DecoderLayer, Mapping[str, LoraPair]],
-        rope: tuple[Tensor, Tensor],
+        adapter: str,
         attend: AttentionFunction,
+        selection: _Selection | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
-        index, layer, pairs = indexed_layer
-        q, k, v = (
-            _apply_lora(layer.linears[name], x, pairs.get(name))
-            .view(*x.shape[:2], -1, self.base.config.head_dim)
-            .transpose(1, 2)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )  # [B, N or K, T, D]
-        out = attend(index, _apply_rope(q, rope), _apply_rope(k, rope), v)  # [B, N, T, D]
-        return _apply_lora(layer.linears["o_proj"], out.transpose(1, 2).flatten(2), pairs.get("o_proj"))
+        """Run all layers and the last norm: [B, T, H] -> [B, S, H] at a selection, or [B, T, H]. Overwrites `x`.
+
+        `positions` [B, T] count from 0 by default.
+        """
+        if positions is None:
+            positions = torch.arange(x.shape[1], device=x.device)[None]
+        rope = self._rope_factors(positions)
+        layers = self._layers.get(adapter, self._layers[None])
+        for index, layer in enumerate(layers):
+            q, keys_values = self._project(self._norm(x, layer.attention_norm), layer, rope)
+            out = attend(index, q, keys_values).transpose(1, 2).flatten(2)  # [B, T, N D]
+            if selection is not None and index == len(layers) - 1:
+                x, out = x[selection], out[selection]  # nothing after the last attention looks at other positions
+            x.add_(layer.output(out))
+            gate, up = layer.gate_up(self._norm(x, layer.mlp_norm)).chunk(2, dim=-1)
+            x.add_(layer.down(functional.silu(gate).mul_(up)))
+        return self._norm(x, self.base.norm)
+
+    def _project(self, x: Tensor, layer: AdaptedLayer, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the queries [B, N, T, D], and the keys and values [B, 2 K, T, D], with positions applied."""
+        config = self.base.config
+        heads = layer.qkv(x).view(*x.shape[:2], -1, config.head_dim)  # [B, T, N + 2 K, D]
+        _apply_rope(heads[:, :, : config.heads + config.kv_heads], rope)
+        return heads[:, :, : config.heads].transpose(1, 2), heads[:, :, config.heads :].transpose(1, 2)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.base.config.norm_eps)
-        return weight * wide.to(x.dtype)
+        normalize = _normalize if x.device.type == "cpu" else functional.rms_norm
+        return normalize(x, weight.shape, weight, self.base.config.norm_eps)
 
     def _rope_factors(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cosines and the signed sines [B, T, 1, D] of `_apply_rope`."""
         size = self.base.config.head_dim
         exponents = torch.arange(0, size, 2, device=positions.device).float() / size  # [D/2]
-        angles = positions[..., None].float() * self.base.config.rope_theta**-exponents  # [B, T, D/2]
-        angles = torch.cat((angles, angles), dim=-1)[:, None]  # [B, 1, T, D]
-        return angles.cos().to(self.base.dtype), angles.sin().to(self.base.dtype)
+        angles = positions[..., None, None].float() * self.base.config.rope_theta**-exponents  # [B, T, 1, D/2]
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), dim=-1).to(self.base.dtype), torch.cat((-sin, sin), dim=-1).to(self.base.dtype)
+
+    def _select(self, positions: Tensor) -> _Selection:
+        return _Selection(torch.arange(len(positions), device=positions.device)[:, None], positions)
 
     def _logits(self, states: Tensor) -> Tensor:
         return functional.linear(states, self.head).float()
@@ -168,29 +194,21 @@ class ClaraModel:
         longest = max(map(len, rows))
         return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.base.device)
 
-    def _positions(self, x: Tensor) -> Tensor:
-        return torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
+
+def _attend_causally(_layer: int, q: Tensor, keys_values: Tensor) -> Tensor:
+    keys, values = keys_values.chunk(2, dim=1)
+    return functional.scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)
 
 
-def _causal_attention(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+def _normalize(x: Tensor, shape: Sequence[int], weight: Tensor, eps: float) -> Tensor:
+    """Return `functional.rms_norm`, which is not one operation on a CPU, without its large intermediate tensors."""
+    wide = x.float()
+    scale: Tensor = _algebra.vector_norm(wide, dim=-1, keepdim=True).square_().div_(math.prod(shape)).add_(eps).rsqrt_()
+    return (wide * scale).mul_(weight).to(x.dtype)
 
 
-def _apply_lora(linear: Linear, x: Tensor, pair: LoraPair | None) -> Tensor:
-    """Return W x, or W x + 2 B (A x); x [..., in] -> [..., out]."""
-    out = linear(x)
-    if pair is None:
-        return out
-    return out + functional.linear(functional.linear(x, pair.down), pair.up) * SCALING
-
-
-def _mlp(x: Tensor, layer: DecoderLayer, pairs: Mapping[str, LoraPair]) -> Tensor:
-    gate = _apply_lora(layer.linears["gate_proj"], x, pairs.get("gate_proj"))
-    up = _apply_lora(layer.linears["up_proj"], x, pairs.get("up_proj"))
-    return _apply_lora(layer.linears["down_proj"], functional.silu(gate) * up, pairs.get("down_proj"))
-
-
-def _apply_rope(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def _apply_rope(x: Tensor, rope: tuple[Tensor, Tensor]) -> None:
+    """Rotate heads x [B, T, heads, D] in place: x cos + (second half, first half) times the signed sines."""
     cos, sin = rope
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)
+    x.mul_(cos).addcmul_(swapped, sin)

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
+from .weight_file import WeightFile
+
 _log = logging.getLogger(__name__)
 
-_open_file: Any = safe_open  # it has no types
 VERSION = 1  # of the quantized formats; other versions are not read
 _SPARE_BYTES = 1 << 30  # of the disk, left to others
 _DIGESTS = "digests.json"
@@ -94,10 +95,9 @@ class StoredModel(NamedTuple):
         """Return the tensors of a layer on a device; None if they are not stored, or damaged."""
         path = self._path(index)
         try:
-            with _open_file(path, framework="pt", backend="pread") as file:
-                checksum: str = file.metadata()["crc32"]
-                names: list[str] = list(file.keys())
-                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+            file = WeightFile.open(path)
+            checksum = file.metadata["crc32"]
+            tensors = {name: file.read(name) for name in file.tensors}
             if _compute_checksum(tensors) != checksum:
                 raise ValueError("the checksum differs")
         except FileNotFoundError:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.errors import CheckpointError
+from .checkpoint_config import is_mapped
 
 # Names of torch's storages, the dtype of their tensors, and numpy's dtype of the same size.
 _STORAGES = {
@@ -53,10 +54,13 @@ def read_tensors(path: Path) -> Mapping:
 
 
 def read_torch_tensors(path: Path) -> Mapping:
-    """Read a mapping of torch's tensors, on the CPU. Raises `CheckpointError` if the file is not one."""
+    """Read a mapping of torch's tensors, on the CPU. Raises `CheckpointError` if the file is not one.
+
+    The tensors of a large file are mapped: those that are not converted take no memory of their own.
+    """
     import torch  # noqa: PLC0415 - slow
 
-    return _read_mapping(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
+    return _read_mapping(path, lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped(path)))
 
 
 def read_raw_tensors(path: Path) -> Mapping:

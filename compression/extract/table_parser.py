@@ -6,7 +6,6 @@ is linear in the text.
 
 import csv
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.outliers import OutlierWeights
+from .core.word_search import WordFinder
 
 MAX_NAME_CHARACTERS = 60
 MIN_WORD_COLUMNS = 4  # separated by single blanks
@@ -172,12 +172,9 @@ def _find_rule_lines(text: str, spans: Sequence[Span]) -> Iterator[int]:
     """Yield the indices of the lines that are rules; every rule contains two adjacent dashes, or three equals signs."""
     starts = [start for start, _ in spans]
     for mark in ("--", "==="):
-        start = text.find(mark)
-        while start >= 0:
-            index = bisect_right(starts, start) - 1
-            if index >= 0 and _RULE_LINE.match(text, *spans[index]):
+        for index in WordFinder(text, (mark,)).find_spans(mark, starts, spans):
+            if _RULE_LINE.match(text, *spans[index]):
                 yield index
-            start = text.find(mark, max(start + 1, spans[index][1] if index >= 0 else 0))
 
 
 def _detect_format(sample: str, weights: TableWeights) -> _TableFormat | None:

@@ -5,16 +5,19 @@ Importing this module loads neither torch nor MLX; until one is loaded, no devic
 
 import ctypes
 import gc
+import mmap
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 _MEMINFO, _CGROUPS, _CGROUP_ROOT = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-# The files of a control group with its limit and its use, and the line of its statistics with cached files.
-_VERSION_2_FILES = ("memory.max", "memory.current", "inactive_file")
+# The files of a control group with its limit and its use, and the lines of its statistics with cached files.
+_VERSION_2_FILES = ("memory.max", "memory.current", ("inactive_file", "active_file"))
 _M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 2**20  # an option of glibc's mallopt, and its value
-_VERSION_1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_MADV_PAGEOUT = 21  # an advice of Linux since 5.4
+_VERSION_1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
 
 def resident_bytes() -> int | None:
@@ -47,34 +50,33 @@ def _read_meminfo(name: str) -> int | None:
 
 def _read_group_limits() -> list[tuple[int, int]]:
     """Return limit and use in bytes of this process's control groups and of their parents, if limited."""
-    folders: list[tuple[Path, str, str, str]] = []
+    folders: list[tuple[Path, str, str, tuple[str, str]]] = []
     with suppress(OSError):
         for line in _CGROUPS.read_text(encoding="ascii").splitlines():
             _, controllers, path = line.split(":", 2)
             version_2 = controllers == ""
             if version_2 or "memory" in controllers.split(","):
                 root = _CGROUP_ROOT if version_2 else _CGROUP_ROOT / "memory"
-                limit_name, use_name, cache_name = _VERSION_2_FILES if version_2 else _VERSION_1_FILES
+                limit_name, use_name, cache_names = _VERSION_2_FILES if version_2 else _VERSION_1_FILES
                 inner = root / path.lstrip("/")
                 folders += [
-                    (folder, limit_name, use_name, cache_name)
+                    (folder, limit_name, use_name, cache_names)
                     for folder in (inner, *inner.parents)
                     if folder.is_relative_to(root)
                 ]
     limits: list[tuple[int, int]] = []
-    for folder, limit_file, use_file, cache_name in dict.fromkeys(folders):
+    for folder, limit_file, use_file, cache_names in dict.fromkeys(folders):
         with suppress(OSError, ValueError):  # "max" is no limit
             limit, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit_file, use_file))
-            limits.append((limit, max(0, used - _read_file_cache(folder, cache_name))))
+            limits.append((limit, max(0, used - _read_file_cache(folder, cache_names))))
     return limits
 
 
-def _read_file_cache(folder: Path, name: str) -> int:
+def _read_file_cache(folder: Path, names: Sequence[str]) -> int:
     """Return the bytes of cached files that a control group can give back."""
-    with suppress(OSError):
-        for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines():
-            if line.startswith(f"{name} "):
-                return int(line.split()[1])
+    with suppress(OSError, ValueError):
+        lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        return sum(int(size) for name, size in map(str.split, lines) if name in names)
     return 0
 
 
@@ -117,6 +119,15 @@ def release_memory() -> None:
         # glibc keeps freed tensors of up to 32 MiB until this call, which other C libraries lack.
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def release_mapped_pages(address: int, size: int) -> None:
+    """Take pages of mapped files out of this process's memory until they are read again; contents never change."""
+    page = mmap.PAGESIZE
+    start, end = -(-address // page) * page, (address + size) // page * page
+    if sys.platform == "linux" and end > start:
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_PAGEOUT)
 
 
 def map_large_blocks() -> None:

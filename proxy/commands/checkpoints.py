@@ -109,7 +109,6 @@ class HuggingFace:
 @contextmanager
 def _open_hub(repo: str) -> Generator[Any]:
     try:
-        import httpx  # noqa: PLC0415 - the hub's client lets its errors through
         import huggingface_hub  # noqa: PLC0415 - slow, and not part of the core install
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
     except ModuleNotFoundError as error:
@@ -118,7 +117,7 @@ def _open_hub(repo: str) -> Generator[Any]:
         yield huggingface_hub
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(f"{repo}: cannot be downloaded from the hub ({error})") from error
-    except httpx.HTTPError as error:
+    except Exception as error:  # of the hub client's own HTTP library: httpx or httpx2, by its version
         raise CheckpointError(f"{repo}: the hub cannot be reached ({type(error).__name__}: {error})") from error
 
 

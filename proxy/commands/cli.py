@@ -5,6 +5,7 @@ Every command reads the same settings; its options take precedence. The commands
 """
 
 import asyncio
+import gc
 import socket
 import sys
 import zipfile
@@ -119,6 +120,7 @@ def serve(
 def _run_server(
     settings: Settings, uds: Path | None = None, *, opens_dashboard: bool = False, reload: bool = False
 ) -> None:
+    gc.disable()  # what is loaded until the start stays in memory; the server enables it
     from ..stores.api_keys import KeyStoreError  # noqa: PLC0415
     from . import serve as server  # noqa: PLC0415
 
@@ -130,9 +132,10 @@ def _run_server(
         else:
             server.serve(settings, socket_path=uds, opens_dashboard=opens_dashboard)
     except server.UnprotectedAddressError:
+        openness = "CLARA_REQUIRE_KEYS=false and CLARA_OPEN=true" if settings.require_keys else "CLARA_OPEN=true"
         exit_with_error(
             f"other machines can reach {settings.host}, and there are no API keys. Create one with "
-            "`clara-proxy keys create NAME`, listen on 127.0.0.1, or set CLARA_OPEN=true to accept every client",
+            f"`clara-proxy keys create NAME`, listen on 127.0.0.1, or set {openness} to accept every client",
             1,
         )
     except KeyStoreError as error:
@@ -242,24 +245,34 @@ app.command()(show.show)
 
 @app.command()
 def compress(
-    file: Annotated[Path, typer.Argument(help="Text file to compress; - reads standard input.", allow_dash=True)],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Text file to compress. Default, and with -: standard input.", allow_dash=True),
+    ] = None,
     query: Annotated[str, typer.Option(help="Question that the compressed text should answer.")] = "",
     ratio: Ratio = None,
     model: Annotated[str, typer.Option(help="Model whose vocabulary counts the tokens.")] = "gpt-4o",
     config: Config = None,
 ) -> None:
-    """Compress one file and print the result. Token counts go to standard error."""
+    """Compress a file or standard input, and print the result. Token counts go to standard error."""
     settings = options.load_settings(config, ratio=ratio)
+    if file is None and sys.stdin.isatty():
+        exit_with_error("name a file, or pipe a text into the command", 2)
     from ..runtime.in_process import compress_passage  # noqa: PLC0415
 
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        content = sys.stdin.buffer.read() if file is None or str(file) == "-" else file.read_bytes()
+        text = content.decode()
     except OSError as error:
         exit_with_error(f"cannot read {file}: {error.strerror}", 2)
     except UnicodeDecodeError:
-        exit_with_error(f"cannot read {file}: not UTF-8 text", 2)
+        exit_with_error(f"cannot read {file or 'standard input'}: not UTF-8 text", 2)
     outcome, before = compress_passage(text, query, settings.ratio, model)
-    typer.echo(text if outcome.text is None else outcome.text)
+    result = text if outcome.text is None else outcome.text
+    if (text.endswith("\n") or sys.stdout.isatty()) and not result.endswith("\n"):
+        result += "\n"
+    sys.stdout.buffer.write(result.encode())  # a text that is not compressed stays the same, byte for byte
+    sys.stdout.buffer.flush()
     note = f", unchanged: {outcome.reason}" if outcome.reason else ""
     typer.echo(f"{outcome.compressor}: {before} -> {outcome.tokens} tokens{note}", err=True)
 

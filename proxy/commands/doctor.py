@@ -227,6 +227,8 @@ def _check_models_reply(name: str, setting: str, reply: ModelsReply, key_name: s
     if status in (404, 405) or (status < 300 and reply.content_type == "text/html"):
         remedy = f"correct {setting}; it usually ends in /v1, without /chat/completions"
         return [Check(name, f"{url}: {'a web page' if status < 300 else f'status {status}'}", remedy)]
+    if status == 508:
+        return [Check(name, f"{url}: the proxy sends requests to itself", f"set {setting} to the provider's address")]
     if status >= 500:
         return [
             Check(name, f"{url}: status {status}", "ask the operator of the upstream; the API key is not the cause")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...config.extras import describe_install
+from ..memory.convert import NEEDS_EXTRA
 from . import memory_options, options
 from .memory_options import KeyName, StoreName
 from .options import AsJson, Config, DataDir, exit_with_error
@@ -111,6 +113,8 @@ async def _run_once(
         return summary
     for path, reason in summary.failed.items():
         typer.echo(f"skipped {path}: {reason}", err=True)
+    if any(NEEDS_EXTRA in reason for reason in summary.failed.values()):
+        typer.echo(f"install the extra: {describe_install('memory')}", err=True)
     typer.echo(_format_summary(summary, seconds))
     return summary
 

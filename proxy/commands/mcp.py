@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ...config.extras import describe_install
 from ...config.settings import Settings
 from . import options
 from .options import Config, exit_with_error
@@ -40,7 +41,7 @@ def mcp(
     try:
         from ..integrations.mcp_server import ProxyClient, create_server  # noqa: PLC0415 - an extra
     except ImportError as error:
-        exit_with_error(f"the MCP server needs the extra: pip install 'clara-proxy[mcp]' ({error})", 1)
+        exit_with_error(f"the MCP server needs the extra: {describe_install('mcp')} ({error})", 1)
     with ExitStack() as stack:
         server = create_server(ProxyClient(url or _start_proxy(stack, settings), key))
         if http:

@@ -108,12 +108,14 @@ def replay(
     try:
         files = list(_find_files(recordings))
         result = asyncio.run(_run_dry_run(files, settings, by, format, model, wide=wide))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        exit_with_error(f"cannot read {error.filename or 'the recordings'}: {error.strerror}", 2)
+    except ValueError as error:
         exit_with_error(str(error), 2)
     if result.requests or format != "table":
         typer.echo(result.report_text, nl=False)
     else:
-        typer.echo("No readable requests.")
+        typer.echo("No readable requests: a recording is JSON or JSON lines of request bodies.")
     for complaint in result.complaints[:MAX_COMPLAINTS]:
         typer.echo(complaint, err=True)
     if len(result.complaints) > MAX_COMPLAINTS:

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
-from fastapi import FastAPI
 
 from ...compression.models.resources import map_large_blocks
 from ...config import client_environment
 from ...config import settings as configuration
 from ...config.settings import Settings
 from ..access.origins import is_loopback
-from ..app import create_app
+from ..app import Application, create_app
 from ..http.server_limits import ServerLimits
 from ..http.server_protocol import ServerProtocol
 from ..stores import api_keys
@@ -105,7 +104,7 @@ def _serve_process(settings: Settings, process: ServerProcess) -> None:
     """Serve in one of several processes."""
     server = Server(create_app(settings))
 
-    async def share_metrics(app: FastAPI) -> None:
+    async def share_metrics(app: Application) -> None:
         sharing = shared_metrics.share_metrics(app.state.services.metrics, process.metrics_folder, process.number)
         await server.resources.enter_async_context(sharing)
 
@@ -264,7 +263,7 @@ async def is_unprotected(settings: Settings) -> bool:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which runs the lifespan of a FastAPI application itself.
+    """uvicorn's server, which runs the lifespan of the application itself.
 
     uvicorn would log a traceback if the lifespan fails, end it while cancelled requests still write their rows, and not
     end it at all after a second interrupt. `on_started` is called once the server accepts requests; `resources` are
@@ -272,7 +271,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: Callable[..., Any]) -> None:
-        self._app = app if isinstance(app, FastAPI) else None
+        self._app = app if isinstance(app, Application) else None
         settings = Settings() if self._app is None else self._app.state.settings
         assert isinstance(settings, Settings)
         self._drain_seconds = settings.drain_seconds
@@ -294,7 +293,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
         self.resources = AsyncExitStack()
-        self.on_opened: Callable[[FastAPI], Awaitable[None]] = _do_nothing
+        self.on_opened: Callable[[Application], Awaitable[None]] = _do_nothing
         self.on_started: Callable[[], None] = lambda: None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -340,7 +339,7 @@ class Server(uvicorn.Server):
                 await asyncio.wait(running_on, timeout=CANCELLATION_SECONDS)
 
 
-async def _do_nothing(_: FastAPI) -> None:
+async def _do_nothing(_: Application) -> None:
     """Stand for a function that is not set."""
 
 

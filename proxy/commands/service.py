@@ -110,7 +110,10 @@ def _run(*command: str, is_optional: bool = False) -> None:
             f"{command[0]} is not installed; `clara-proxy service print` prints the file for other managers", 1
         )
     if result.returncode and not is_optional:
-        exit_with_error(f"`{' '.join(command)}` failed: {result.stderr.strip() or result.stdout.strip()}", 1)
+        reason = result.stderr.strip() or result.stdout.strip()
+        if "connect to bus" in reason:  # of a user without a session: su, sudo, a container
+            reason += "; log in as this user, or run `loginctl enable-linger` and set XDG_RUNTIME_DIR=/run/user/UID"
+        exit_with_error(f"`{' '.join(command)}` failed: {reason}", 1)
 
 
 def _exit_as(*command: str) -> NoReturn:

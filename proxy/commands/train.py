@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...config.extras import describe_install
 from . import options
 from .options import Config, DataDir, exit_with_error
 
@@ -94,7 +95,7 @@ def train(
         from ...compression.clara.train import run_stage, train_abstention  # noqa: PLC0415 - torch
         from ...compression.clara.train.trainer import TrainingPlan, set_thread_count  # noqa: PLC0415
     except ImportError as error:
-        exit_with_error(f"training needs an extra: pip install 'clara-proxy[train]' ({error})", 1)
+        exit_with_error(f"training needs an extra: {describe_install('train')} ({error})", 1)
     set_thread_count(threads)
     if from_trajectories is not None:
         data = _data_from_trajectories(from_trajectories, None if dry_run else out)

@@ -19,6 +19,7 @@ app = typer.Typer(help="Vector stores on this machine: list, show, search, delet
 Name = Annotated[str, typer.Argument(help="Name or id of the vector store.", show_default=False)]
 Limit = Annotated[int, typer.Option(min=1, max=50, help="Maximum number of passages.")]
 Result = TypeVar("Result")
+NOT_FOUND_REMEDY = "see `clara-proxy stores list`, and name the owner of a store of another key with --key"
 
 
 @app.command("list")
@@ -164,4 +165,4 @@ def _run(settings: "Settings", key: str | None, work: "Callable[[MemoryStore, st
     try:
         return asyncio.run(run())
     except MemoryNotFoundError as error:
-        exit_with_error(str(error), 1)
+        exit_with_error(f"{error}; {NOT_FOUND_REMEDY}", 1)

@@ -127,7 +127,8 @@ def _describe_no_requests(setup: Setup) -> str:
 def _format_summary(total: Mapping[str, TotalValue]) -> str:
     requests, failures = total.get("requests", 0), total.get("failures")
     count = "1 request" if requests == 1 else f"{requests:,} requests"
-    return f"{summarize_total(total)} {count}{f', {failures:,} failed' if failures else ''}."
+    remedy = "; run `clara-proxy doctor` to check the upstream and the key" if failures == requests else ""
+    return f"{summarize_total(total)} {count}{f', {failures:,} failed' if failures else ''}{remedy}."
 
 
 def _print_message(text: str) -> None:

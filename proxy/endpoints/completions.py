@@ -89,7 +89,8 @@ class CompletionEndpoint:
         encoding = exchange.headers.get("content-encoding", "")
         plain = await decode_body(raw, encoding, self._max_body_bytes, reservation)
         work = context.body_work = offload.measure_work(plain or b"")
-        body = await offload.run_for(work, parse_request, plain)
+        owner_id = authentication.get_owner_id(exchange.scope)
+        body = await self._parse_body(context, plain, owner_id)
         spending = self._get_reservation(exchange)
         if plain is None or body is None:
             await self._forward_unreadable(exchange, context, raw, spending)
@@ -98,7 +99,6 @@ class CompletionEndpoint:
         context.model, context.is_streamed = str(body.get("model") or "")[:200], body.get("stream") is True
         context.alias_of = self._services.providers.get_litellm_name(context.model)
         self._reject_litellm_model(context)
-        owner_id = authentication.get_owner_id(exchange.scope)
         if latent_chat.is_answered_by_clara(context, self._adapter, self._services.clara):
             await self._answer_locally(exchange, context, plain, body, owner_id)
             return None
@@ -111,6 +111,13 @@ class CompletionEndpoint:
             if is_answered:
                 return None
             return await self._compress_and_forward(exchange, context, raw, plain, body, owner_id)
+
+    async def _parse_body(self, context: RequestContext, plain: bytes | None, owner_id: str) -> Json | None:
+        """Parse a body, in the event loop together with what is known of its conversation if it is not large."""
+        if plain is None or context.body_work > offload.INLINE_BYTES:
+            return await offload.run_for(context.body_work, parse_request, plain)
+        body, context.element_texts = self._services.known_bodies.parse(owner_id, self._adapter.elements_key, plain)
+        return body
 
     async def _answer_locally(
         self, exchange: Exchange, context: RequestContext, plain: bytes, body: Json, owner_id: str
@@ -131,6 +138,8 @@ class CompletionEndpoint:
         """Answer a request by its upstream. Return a function that builds its uncompressed body."""
         spending = self._get_reservation(exchange)
         prepared = await self._memory.prepare(context, self._adapter, plain, body, owner_id)
+        if prepared.body is not body:
+            context.element_texts = ()
         plain, body = prepared.text, prepared.body
         if prepared.reply is not None:
             exchange.wrap_send(prepared.reply.wrap_send)

@@ -147,7 +147,7 @@ async def _compress_messages(
     rewriter = BodyRewriter(services.settings, services.conversation_compressor, services.auto_mode, adapter)
     rewritten = await rewriter.rewrite_body(context, parsed.raw_body, parsed.body, owner_id)
     context.overhead_seconds = perf_counter() - context.start_time
-    if context.is_late and parsed.config.session_id is not None:
+    if context.is_late and not context.is_too_long and parsed.config.session_id is not None:
         context.saved_tokens, context.passages = 0, ()
         message = "compression exceeded its deadline; a retry returns the late passages unchanged"
         raise ApiError(503, message, code="compression_timeout", headers={"retry-after": "1"})

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from ..access import authentication
-from ..clara import clara_routes, latent_chat
+from ..clara import latent_chat, local_clara
 from ..expand.tool import find_stored_reply
 from ..http import headers, relay, request_options
 from ..http.body_budget import BodyReservation
@@ -33,7 +33,7 @@ from ..runtime.services import Services
 
 COMPACT_PATH = "/v1/responses/compact"
 STORED_RESPONSES_PATH = "/v1/responses/"
-_LOCAL_MODEL_HINTS = (clara_routes.MODEL_NAME.encode(), rb"\u00")  # the name may be written with escapes
+_LOCAL_MODEL_HINTS = (local_clara.MODEL_NAME.encode(), rb"\u00")  # the name may be written with escapes
 OWN_PATHS = frozenset({"/v1/compress", "/v1/retrieve", "/v1/savings"})
 
 

@@ -1,4 +1,4 @@
-"""The proxy's own endpoints: health, metrics, savings, and fetching originals back."""
+"""The proxy's own endpoints: health and metrics (`health.py`), savings, and fetching originals back."""
 
 import asyncio
 import time
@@ -17,30 +17,13 @@ from ..reports import agreement, render
 from ..runtime.services import Services, get_services
 from ..stores import originals
 from ..stores.originals import OriginalsError
-from ..watch.metrics import CONTENT_TYPE
+from . import health
 
 _MAX_BODY_BYTES = 2**16  # bytes of a body of `/v1/retrieve`
 router = APIRouter()
-
-
-@router.get("/livez", tags=["operations"])
-async def livez() -> dict[str, str]:
-    """Return ok while the process answers."""
-    return {"status": "ok"}
-
-
-@router.get("/readyz", tags=["operations"])
-async def readyz(request: Request) -> Response:
-    """Return ready while the stores work and vocabularies, compressors and prices are loaded, else a 503."""
-    if problems := get_services(request).health.problems:
-        return JSONResponse({"status": "unavailable", "stores": problems}, 503, {"retry-after": "2"})
-    return JSONResponse({"status": "ready"})
-
-
-@router.get("/metrics", tags=["operations"], response_class=Response)
-async def metrics(request: Request) -> Response:
-    """Return the metrics of this process in Prometheus' text format."""
-    return Response(await get_services(request).metrics.render_page(), headers={"content-type": CONTENT_TYPE})
+router.get("/livez", tags=["operations"], response_model=dict[str, str])(health.livez)
+router.get("/readyz", tags=["operations"])(health.readyz)
+router.get("/metrics", tags=["operations"], response_class=Response)(health.metrics)
 
 
 @router.get("/stats", tags=["operations"])

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import urandom
@@ -64,9 +64,10 @@ class CachedBill(NamedTuple):
 class RequestContext:
     """The state of a request so far. Sizes are in tokens, times in seconds; `body_work` is in bytes (see `offload`).
 
-    `alias_of` is the model behind a name from the operator's configuration. `is_late` is True if time ran out for this
-    request, and not only for one of its passages in an earlier request. `round_usages` holds the total usage before
-    each further round of the expand tool, `hidden_call_tokens` the tokens of the hidden calls in the last reply,
+    `element_texts` are the JSON texts of the messages or items, if they are known. `alias_of` is the model behind a
+    name from the operator's configuration. `is_late` is True if time ran out for this request, and not only for one of
+    its passages in an earlier request; `is_too_long` if more time would not help. `round_usages` holds the total usage
+    before each further round of the expand tool, `hidden_call_tokens` the tokens of the hidden calls in the last reply,
     `store_tokens` those of the passages that a vector store adds.
     `cache_result` is `hit`, `semantic` or `miss` if the request may use the response cache, and `cached_bill` that of
     a hit. `settlement` is set for a key with a budget, `received_text` as soon as its reply may end without a usage.
@@ -84,6 +85,7 @@ class RequestContext:
     engine: str = "none"
     is_streamed: bool = False
     body_work: int = 0
+    element_texts: Sequence[bytes] = ()
     status: int = 0
     outcome: Outcome = "ok"
     received_tokens: int = 0
@@ -91,6 +93,7 @@ class RequestContext:
     potential_saved_tokens: int | None = None
     is_estimated: bool = False
     is_late: bool = False
+    is_too_long: bool = False
     passages: tuple[Passage, ...] = ()
     skip_counts: dict[str, int] = field(default_factory=dict[str, int])
     compressor_seconds: float = 0.0
@@ -168,23 +171,25 @@ class RequestContext:
         """Return the `x-clara-*` headers of the response."""
         after = self.received_tokens - self.saved_tokens
         seconds = self.compressor_seconds if self.outcome == "served" else self.overhead_seconds
-        fields = [
-            ("mode", self.mode),
-            ("engine", self.engine),
-            ("tokens-before", str(self.received_tokens)),
-            ("tokens-after", str(after)),
-            ("tokens-saved", str(self.saved_tokens)),
-            ("ratio", f"{self.received_tokens / after:.2f}" if after > 0 else "1.00"),
-            ("latency-ms", f"{1000 * seconds:.2f}"),
-            ("skipped", ", ".join(f"{reason}={count}" for reason, count in self.skip_counts.items())),
-            ("request-id", self.id),
+        ratio = self.received_tokens / after if after > 0 else 1.0
+        skipped = ", ".join(f"{reason}={count}" for reason, count in self.skip_counts.items())
+        response_headers: RawHeaders = [
+            (b"x-clara-mode", self.mode.encode()),
+            (b"x-clara-engine", self.engine.encode()),
+            (b"x-clara-tokens-before", b"%d" % self.received_tokens),
+            (b"x-clara-tokens-after", b"%d" % after),
+            (b"x-clara-tokens-saved", b"%d" % self.saved_tokens),
+            (b"x-clara-ratio", b"%.2f" % ratio),
+            (b"x-clara-latency-ms", b"%.2f" % (1000 * seconds)),
+            (b"x-clara-skipped", skipped.encode()),
+            (b"x-clara-request-id", self.id.encode()),
         ]
         if self.potential_saved_tokens is not None:
-            fields.append(("would-save", str(self.potential_saved_tokens)))
+            response_headers.append((b"x-clara-would-save", b"%d" % self.potential_saved_tokens))
         if self.cache_result:
-            fields.append(("cache", self.cache_result))
-        headers = [(f"x-clara-{name}".encode(), value.encode()) for name, value in fields]
-        return [*headers, (b"server-timing", f"clara;dur={1000 * seconds:.2f}".encode())]
+            response_headers.append((b"x-clara-cache", self.cache_result.encode()))
+        response_headers.append((b"server-timing", b"clara;dur=%.2f" % (1000 * seconds)))
+        return response_headers
 
     def build_row(self) -> Row:
         """Return the ledger row, with the provider's usage as far as it is known."""

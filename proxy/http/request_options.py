@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 
 from ...config.setting_types import Mode, RetrieveMode, Role
 from ...config.settings import Settings
+from ...config.settings_errors import suggest_name
 from ..protocols.api_errors import ApiError
 
 HEADER_PREFIX = "x-clara-"
@@ -97,9 +98,9 @@ def parse_headers(headers: Mapping[str, str], default_options: RequestOptions) -
             field_name, parse, _ = _HEADER_PARSERS[name]
             changes[field_name] = _parse_value(name, value, parse)
         else:
-            raise ApiError(
-                400, f"unknown header {HEADER_PREFIX}{name}", param=HEADER_PREFIX + name, code="unknown_header"
-            )
+            header = HEADER_PREFIX + name
+            suggestion = suggest_name(header, (HEADER_PREFIX + known for known in _HEADER_PARSERS))
+            raise ApiError(400, f"unknown header {header}{suggestion}", param=header, code="unknown_header")
     if "deadline" in changes:
         changes["model_deadline"] = changes["deadline"]
     if len(tags) > MAX_TAGS:

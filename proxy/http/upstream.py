@@ -6,7 +6,8 @@ system's certificate authorities, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`
 """
 
 import io
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -21,29 +22,46 @@ from ...config.outbound_proxy import ProxyResolver, UnusableProxyError
 from ..protocols.api_errors import ApiError, UpstreamError
 from .exchange import RawHeaders
 from .response_encodings import create_decoders
+from .upstream_request import MAX_HEADER_BYTES, RequestSender, ResponseHead
 
 MAX_BUFFERED_BYTES = 2**25  # bytes of an answer that are held to be read; a generated image takes a few million
 MAX_STATUS = 599  # HTTP defines no higher status; 101 would switch to a protocol that no client has asked for
 _LARGE_BODY_BYTES = 2**20  # larger bodies are sent in chunks, so that they do not block the event loop
-_MAX_HEADER_BYTES = 2**16  # bytes of one response header; the client may set a lower limit
 _MIN_IDLE_SECONDS = 1.0  # servers close a connection after at least this time without requests
 _MAX_STALE_SECONDS = 1.0  # a closed connection is noticed within this time
 _DECODED_BY_AIOHTTP = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
 VIA_NAME = f"clara-{urandom(6).hex()}"  # names this process in the header `via`, so that it recognises its own requests
+_PLAIN_HTTP_REASONS = frozenset({"HTTP_REQUEST", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"})  # of OpenSSL
 _VIA_HEADER = ("via", f"1.1 {VIA_NAME}")
 _SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+
+class _SessionResponse:
+    """A response of aiohttp's session as a `ResponseHead`."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers: RawHeaders = list(response.raw_headers)
+        self.content_type = response.content_type
+        self.content_encoding = response.headers.get("content-encoding", "")
+        self.content = response.content
+
+    def release(self) -> None:
+        """Return the connection to the pool, or close it if the body has not been read."""
+        self._response.release() if self.content.at_eof() else self._response.close()
 
 
 class UpstreamReply:
     """An upstream's response: status, headers and an unread body."""
 
-    def __init__(self, response: aiohttp.ClientResponse, *, decompress: bool) -> None:
-        self._response = response
-        encodings = response.headers.get("content-encoding", "") if decompress else ""
+    def __init__(self, head: ResponseHead | _SessionResponse, *, decompress: bool) -> None:
+        encodings = head.content_encoding if decompress else ""
         self._decoders = create_decoders(encodings) if encodings.lower() not in _DECODED_BY_AIOHTTP else []
-        self.status = response.status
-        self.headers: RawHeaders = list(response.raw_headers)
-        self.content_type = response.content_type
+        self._content = head.content
+        self.status = head.status
+        self.headers: RawHeaders = head.headers
+        self.content_type = head.content_type
 
     async def read(self) -> bytes:
         """Read the whole body.
@@ -62,7 +80,7 @@ class UpstreamReply:
     async def chunks(self) -> AsyncGenerator[bytes]:
         """Yield the body in chunks as it arrives."""
         with _MAP_ERRORS:
-            async for chunk in self._response.content.iter_any():
+            async for chunk in self._content.iter_any():
                 if decoded := self._decode(chunk):
                     yield decoded
 
@@ -118,10 +136,11 @@ class Upstream:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_SKIPPED_AUTO_HEADERS,
-            max_field_size=_MAX_HEADER_BYTES,
-            max_line_size=_MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_line_size=MAX_HEADER_BYTES,
             auto_decompress=decompress,
         )
+        self._sender = RequestSender(self._session, decompress=decompress)
 
     @asynccontextmanager
     async def send(
@@ -137,29 +156,33 @@ class Upstream:
             proxy = self._find_proxy(target)
             start_time = monotonic()
             try:
-                response = await self._request(method, target, headers, body, proxy)
+                head = await self._request(method, target, headers, body, proxy)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if isinstance(body, AsyncIterator) or not _was_closed_while_idle(error, start_time):
                     raise
-                response = await self._request(method, target, headers, body, proxy)
-        if not 200 <= response.status <= MAX_STATUS:
-            response.close()
-            raise UpstreamError(502, f"the upstream answered with status {response.status}", code="invalid_status")
+                head = await self._request(method, target, headers, body, proxy)
         try:
-            yield UpstreamReply(response, decompress=self._decompress)
+            if not 200 <= head.status <= MAX_STATUS:
+                raise UpstreamError(502, f"the upstream answered with status {head.status}", code="invalid_status")
+            yield UpstreamReply(head, decompress=self._decompress)
         finally:
-            response.release() if response.content.at_eof() else response.close()
+            head.release()
 
-    def _request(
+    async def _request(
         self,
         method: str,
         target: URL,
         headers: Sequence[tuple[str, str]],
         body: bytes | AsyncIterator[bytes] | None,
         proxy: URL | None,
-    ) -> Awaitable[aiohttp.ClientResponse]:
-        data = io.BytesIO(body) if isinstance(body, bytes) and len(body) >= _LARGE_BODY_BYTES else body or None
-        return self._session.request(method, target, headers=headers, data=data, allow_redirects=False, proxy=proxy)
+    ) -> ResponseHead | _SessionResponse:
+        is_large = isinstance(body, bytes) and len(body) >= _LARGE_BODY_BYTES
+        if proxy is None and not is_large and not isinstance(body, AsyncIterator) and target.user is None:
+            return await self._sender.send(method, target, headers, body)
+        data = io.BytesIO(body) if is_large and isinstance(body, bytes) else body or None
+        return _SessionResponse(
+            await self._session.request(method, target, headers=headers, data=data, allow_redirects=False, proxy=proxy)
+        )
 
     async def close(self) -> None:
         """Close all connections."""
@@ -235,4 +258,6 @@ def _describe_unreachable(
             return f"the upstream's certificate is not trusted: {reason} (set SSL_CERT_FILE to add an authority)"
         case aiohttp.ClientConnectorError():
             host = "proxy" if isinstance(error, aiohttp.ClientProxyConnectionError) else "upstream"
+            if isinstance(error.os_error, ssl.SSLError) and error.os_error.reason in _PLAIN_HTTP_REASONS:
+                return f"the {host} does not speak TLS on this port; its address may need http:// instead of https://"
             return f"cannot connect to the {host}: {error.os_error.strerror or type(error.os_error).__name__}"

@@ -18,6 +18,8 @@ _BINARY_SUFFIXES = frozenset({".pdf", ".docx", ".pptx", ".xlsx", ".xls", ".epub"
 _MARKUP_SUFFIXES = frozenset({".html", ".htm", ".xhtml", ".eml"})
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
+NEEDS_EXTRA = "need the extra [memory]"
+
 
 class ConversionError(ValueError):
     """A file has no text that can be indexed; the message says why."""
@@ -37,7 +39,7 @@ async def extract_text(name: str, content: bytes) -> str:
     if suffix not in _BINARY_SUFFIXES | _MARKUP_SUFFIXES:
         return _remove_nul(_decode(name, content))
     if find_spec("markitdown") is None:
-        raise ConversionError(f"{suffix} files need the extra: pip install 'clara-proxy[memory]'")
+        raise ConversionError(f"{suffix} files {NEEDS_EXTRA}")
     if len(content) > MAX_FILE_BYTES:
         raise ConversionError(f"{name} has more than {MAX_FILE_BYTES // 2**20} MiB")
     return _remove_nul(await _convert(suffix, content))

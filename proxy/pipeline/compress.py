@@ -45,11 +45,15 @@ MAX_TEXT_CHARS = 8_000_000  # a longer text fits into no model; regular expressi
 
 
 class TokenCounts(NamedTuple):
-    """The tokens of texts in no order, the number of characters not counted before, and whether time ran out."""
+    """The tokens of texts in no order, and the number of characters not counted before.
+
+    `is_late` is True if time ran out, `is_too_long` if a text has more than `MAX_TEXT_CHARS`; it is late then, too.
+    """
 
     tokens: list[int]
     new_chars: int
     is_late: bool
+    is_too_long: bool = False
 
 
 class CompressionOptions(NamedTuple):
@@ -165,7 +169,8 @@ class ConversationCompressor:
         """
         known_tokens, new_texts = await offload.run_for(WORK_PER_TEXT * len(texts), vocabulary.split_known, texts)
         new_chars = sum(map(len, new_texts))
-        if max(map(len, new_texts), default=0) > MAX_TEXT_CHARS:
+        is_too_long = max(map(len, new_texts), default=0) > MAX_TEXT_CHARS
+        if is_too_long:
             deadline = 0.0
         is_short = new_chars <= MAX_INLINE_CHARS and len(new_texts) <= MAX_INLINE_TEXTS
         if is_short and vocabulary.is_loaded:
@@ -181,7 +186,7 @@ class ConversationCompressor:
             if count.done():
                 return TokenCounts(known_tokens + count.result(), new_chars, is_late=False)
         estimates = await offload.run_for(new_chars, _estimate_tokens, new_texts)
-        return TokenCounts(known_tokens + estimates, new_chars, is_late=True)
+        return TokenCounts(known_tokens + estimates, new_chars, is_late=True, is_too_long=is_too_long)
 
     async def compress(
         self,

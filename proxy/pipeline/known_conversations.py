@@ -131,23 +131,23 @@ class ConversationMemory:
         return known
 
 
-def read_elements(value: object, owner: str, scope: Hashable) -> Elements:
+def read_elements(value: object, owner: str, scope: Hashable, known_texts: Sequence[bytes] = ()) -> Elements:
     """Return the elements of a request, with keys that are equal for equal prefixes of one owner in the same scope.
 
-    Inputs other than lists, and values beyond orjson's, have no elements.
+    Inputs other than lists, and values beyond orjson's, have no elements. `known_texts` are the JSON texts of all
+    elements, if they are known.
     """
     if not is_array(value):
         return Elements()
-    texts: list[bytes] = []
-    keys: list[ConversationKey] = []
-    key = hash(scope)
     try:
-        for element in value:
-            texts.append(json_codec.dumps_plain(element))
-            key = hash((key, texts[-1]))
-            keys.append((owner, key))
+        texts = known_texts or [json_codec.dumps_plain(element) for element in value]
     except TypeError:
         return Elements()
+    keys: list[ConversationKey] = []
+    key = hash(scope)
+    for text in texts:
+        key = hash((key, text))
+        keys.append((owner, key))
     return Elements(texts, keys)
 
 

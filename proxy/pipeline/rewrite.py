@@ -21,7 +21,7 @@ from ..expand.tool import ExpandTool
 from ..http.request_context import RequestContext
 from ..http.request_options import HEADER_PREFIX, RequestOptions
 from ..protocols import chat, expand_call, json_codec, json_edit, offload
-from ..protocols.api_errors import ApiError
+from ..protocols.api_errors import ApiError, build_compression_error
 from ..protocols.json_edit import NO_CHANGES, BodyChanges, JsonEditError, Path, StringEdit
 from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.prompt_diff import PromptDiff
@@ -101,8 +101,7 @@ class BodyRewriter:
             expand_tool = None
         work = context.body_work or offload.measure_work(original_body)
         request = _Request(context, original_body, body, owner_id, expand_tool, additions, work)
-        conversation = await offload.run_for(work, self._adapter.read_conversation, body)
-        if conversation is None:
+        if (conversation := await offload.run_for(work, self._adapter.read_conversation, body)) is None:
             context.skip_counts = {"unknown-shape": 1}
         elif context.options.bypass:
             context.skip_counts, context.is_estimated = {"bypass": 1}, True
@@ -123,7 +122,7 @@ class BodyRewriter:
             context.saved_tokens, context.potential_saved_tokens = 0, None
             context.passages, context.skip_counts = (), {"failed": 1}
             if context.options.fail_closed:
-                raise _compression_failed_error() from error
+                raise build_compression_error(is_too_long=context.is_too_long) from error
             return await self._write_additions(request)
         context.offers_expand_tool = request.expand_tool is not None
         sent_tokens = context.received_tokens - context.saved_tokens
@@ -149,13 +148,13 @@ class BodyRewriter:
         )
         if counts.is_late or known.text_count + len(texts) > MAX_DIFF_TEXTS:  # counting again takes as long, at the end
             context.prompt_diff = None
-        context.is_late = counts.is_late
+        context.is_late, context.is_too_long = counts.is_late, counts.is_too_long
         context.is_estimated = counts.is_late or not vocabulary.is_exact
         context.received_tokens = conversation.overhead_tokens + known.tokens + sum(counts.tokens)
         if context.mode == "off":
             return await self._write_changes(request, {}, request.additions, elements)
         if counts.is_late and context.options.fail_closed:
-            raise _compression_failed_error()
+            raise build_compression_error(is_too_long=context.is_too_long)
         max_tokens = max(counts.tokens, default=0)
         is_short = not await offload.run_for(
             request.work, self._may_change, request, max(max_tokens, known.max_tokens), options.rules
@@ -206,8 +205,9 @@ class BodyRewriter:
 
     def _read_elements(self, request: _Request, options: CompressionOptions) -> Elements:
         """Return the elements of a request, with its compression options in their keys."""
-        scope = (self._adapter.name, request.context.mode, *options.scope)
-        return read_elements(request.body.get(self._adapter.elements_key), request.owner_id, scope)
+        context, elements = request.context, request.body.get(self._adapter.elements_key)
+        scope = (self._adapter.name, context.mode, *options.scope)
+        return read_elements(elements, request.owner_id, scope, context.element_texts)
 
     def _may_change(self, request: _Request, max_tokens: int, rules: Rules) -> bool:
         """Return False if no passage can change, because the largest text has `max_tokens` tokens.
@@ -246,7 +246,7 @@ class BodyRewriter:
     ) -> bytes:
         context = request.context
         if result.has_failed and context.options.fail_closed:
-            raise _compression_failed_error()
+            raise build_compression_error(is_too_long=context.is_too_long)
         context.passages, context.skip_counts = tuple(result.passages), dict(result.skip_counts)
         context.is_late = result.is_late
         if context.prompt_diff is not None:
@@ -393,8 +393,3 @@ def _count_skipped(counts: TokenCounts, conversation: Conversation) -> dict[str,
     if counts.is_late:
         return {"late": 1}
     return {"too-short": conversation.element_count} if conversation.element_count else {}
-
-
-def _compression_failed_error() -> ApiError:
-    message = "compression failed or timed out, and the request asks to fail closed; retry, or allow it to fail open"
-    return ApiError(503, message, code="compression_failed", headers={"retry-after": "1"})

@@ -44,6 +44,15 @@ class UpstreamError(ApiError):
     """A failure or refusal of the upstream, which was reached and may have billed the request."""
 
 
+def build_compression_error(*, is_too_long: bool) -> ApiError:
+    """Return the error of a request that fails closed: a retry may help, except for a text that is too long."""
+    if is_too_long:
+        message = "a text of the request is too long to be compressed; split it, or leave out x-clara-fail: closed"
+        return ApiError(413, message, code="text_too_long")
+    message = "compression failed or timed out, and the request asks to fail closed; retry, or allow it to fail open"
+    return ApiError(503, message, code="compression_failed", headers={"retry-after": "1"})
+
+
 def has_error(reply: Json) -> bool:
     """Return True if a reply or an event reports an error in any protocol, whatever its status."""
     if reply.get("error") or reply.get("object") == "error" or reply.get("type") in ("error", "response.failed"):

@@ -6,6 +6,7 @@ that the upstream reports the error.
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 
 from ...compression.transcript import Role, TextSlot, ToolCall, Turn
 from . import compaction, expand_call, json_codec, sse
@@ -25,6 +26,7 @@ ROLES: dict[str, Role] = {
 }
 # The tokens of a chat beyond its texts, as OpenAI counts them.
 TOKENS_PER_MESSAGE, TOKENS_PER_REPLY = 4, 3
+_get_role = itemgetter("role")
 
 
 class ChatAdapter:
@@ -108,7 +110,10 @@ def parse_messages(body: Json, roles: Mapping[str, Role] = ROLES) -> list[Json] 
     messages = body.get("messages")
     if not is_array(messages):
         return None
-    is_known = all(is_object(message) and str(message.get("role")) in roles for message in messages)
+    try:
+        is_known = roles.keys() >= set(map(_get_role, messages))
+    except (KeyError, TypeError):  # a message is no object, or its role is missing or no text
+        return None
     return messages if is_known else None
 
 

@@ -18,6 +18,7 @@ from ...compression.models import resources
 from ...compression.models.errors import CheckpointError, ModelError, NotDownloadedError
 from ...compression.models.processor import prefers_bfloat16
 from ...compression.models.worker import WorkerLimits
+from ...config.extras import describe_install
 from ...config.setting_types import split_urls
 from ...config.settings import Settings
 from ..http.remote_clara import RemoteClara
@@ -82,7 +83,7 @@ def describe_unavailable_model(settings: Settings) -> str:
 def _describe_missing_package(model: str, settings: Settings) -> str:
     if not _has_library(settings):
         library, extra = ("MLX", "mlx") if settings.backend == "mlx" else ("torch", "clara")
-        remedy = f"pip install 'clara-proxy[{extra}]', or unset CLARA_MODEL"
+        remedy = f"{describe_install(extra)}, or unset CLARA_MODEL"
         return f"the model {model} (CLARA_MODEL) needs {library}: {remedy}"
     if reason := _describe_unfit_latents(settings):
         return reason
@@ -90,7 +91,7 @@ def _describe_missing_package(model: str, settings: Settings) -> str:
         return f"CLARA_DTYPE={settings.dtype} and CLARA_QUANTIZATION={settings.quantization} contradict each other"
     needs_package = _choose_quantization(settings) == "int4" and settings.backend != "mlx"
     if needs_package and find_spec("bitsandbytes") is None:
-        return "int4 (CLARA_DTYPE, CLARA_QUANTIZATION) needs bitsandbytes: pip install 'clara-proxy[quantized]'"
+        return f"int4 (CLARA_DTYPE, CLARA_QUANTIZATION) needs bitsandbytes: {describe_install('quantized')}"
     return ""
 
 
@@ -99,9 +100,9 @@ def _describe_unfit_latents(settings: Settings) -> str:
     if settings.latents_url is None:
         return ""
     if settings.latents_url.startswith("postgres"):
-        return "" if find_spec("asyncpg") else "CLARA_LATENTS_URL needs asyncpg: pip install 'clara-proxy[postgres]'"
+        return "" if find_spec("asyncpg") else f"CLARA_LATENTS_URL needs asyncpg: {describe_install('postgres')}"
     if find_spec("redis") is None:
-        return "CLARA_LATENTS_URL needs redis: pip install 'clara-proxy[redis]'"
+        return f"CLARA_LATENTS_URL needs redis: {describe_install('redis')}"
     if settings.latents_url == settings.originals_url:
         return "CLARA_LATENTS_URL must not be CLARA_ORIGINALS_URL: compressed documents would take its memory"
     return ""

@@ -16,6 +16,7 @@ from ...compression.pruners.catalogue import PUBLISHED_PRUNERS
 from ...compression.pruners.compressor import PruneCompressor, PruneOptions
 from ...compression.pruners.families import Family, read_spec
 from ...compression.pruners.worker import PrunerWorker
+from ...config.extras import describe_install
 from ...config.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def describe_problem(settings: Settings) -> str:
         return f"mode prune ({setting}) needs a pruner: set CLARA_PRUNER, see `clara-proxy models list`"
     missing = next((name for name in ("torch", "transformers") if find_spec(name) is None), None)
     if missing is not None:
-        return f"the pruner {source} (CLARA_PRUNER) needs {missing}: pip install 'clara-proxy[pruners]'"
+        return f"the pruner {source} (CLARA_PRUNER) needs {missing}: {describe_install('pruners')}"
     try:
         family = find_family(settings)
     except CheckpointError as error:

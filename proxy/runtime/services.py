@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
 
 from ...compression import embeddings, registry
 from ...compression.clara.async_engine import ClaraBackend
@@ -33,6 +33,7 @@ from ..http.upstream import Upstream
 from ..memory.passage_encoder import PassageEncoder
 from ..memory.service import Memory, locate_database, run_memory
 from ..pipeline.compress import ConversationCompressor
+from ..protocols.known_bodies import KnownBodies
 from ..stores.api_keys import KeyStore
 from ..stores.contents import ContentStore
 from ..stores.errors import StartupError, describe
@@ -72,6 +73,7 @@ class Services:
     auto_mode: str
     metrics: Metrics
     bodies: BodyBudget
+    known_bodies: KnownBodies
     health: StoreHealth
     response_cache: ResponseCache
 
@@ -80,7 +82,7 @@ class Services:
 async def open_services(settings: Settings) -> AsyncGenerator[Services]:
     """Open all services for these settings; leaving the block closes them and writes all pending ledger rows.
 
-    Vocabularies, compressors and prices load in a thread while the stores open, and are ready when the block begins.
+    Vocabularies, compressors and prices load in a thread first, and are ready when the block begins.
 
     Raises:
         StartupError: a service cannot be opened, or the mode of the settings is unavailable.
@@ -90,8 +92,9 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         if problem := await asyncio.to_thread(describe_problem, settings):
             raise StartupError(problem)
     async with AsyncExitStack() as stack:
-        loading = asyncio.create_task(_preload({model.litellm for model in settings.models}))
-        stack.push_async_callback(_cancel_task, loading)
+        # Before the stores open: a thread beside it would allocate among the vocabulary's temporary objects and keep
+        # 16 MB of them from being returned.
+        is_loaded = await _preload({model.litellm for model in settings.models})
         ledger, keyring = await _open_ledger(settings, folder, stack)
         originals = await _open_originals(settings, folder, stack)
         contents = ContentStore(originals) if settings.keep_content == "passages" else None
@@ -110,7 +113,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         stack.push_async_callback(providers.close)
         shadows = ShadowChecks(settings.shadow_rate, ledger.write)
         stack.push_async_callback(shadows.close)
-        if await loading:
+        if is_loaded:
             await _preload(await _list_recent_models(ledger))
         metrics = await stack.enter_async_context(observers.attach_observers(settings, ledger, clara))
         metrics.read_store_states = lambda: health.store_states
@@ -131,6 +134,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             local_model.resolve_auto_mode(settings),
             metrics,
             BodyBudget(settings.bodies_mb * 2**20),
+            KnownBodies(),
             health,
             response_cache,
         )
@@ -202,11 +206,6 @@ async def _preload(models: set[str]) -> bool:
         )
         return False
     return True
-
-
-async def _cancel_task(task: asyncio.Task[bool]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _list_recent_models(ledger: Ledger) -> set[str]:

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, MetaData, Table, Text, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from .async_engine import AsyncConnection, AsyncEngine
+from .errors import describe
 from .ledger import select_dialect
 from .ledger_dialect import Dialect
 
@@ -186,7 +187,7 @@ async def open_key_store(url: str) -> AsyncGenerator[KeyStore]:
         raise
     except error_types as error:
         raise KeyStoreError(
-            f"the ledger's database, which stores the keys, cannot be used: {type(error).__name__}"
+            f"the ledger's database, which stores the keys, cannot be used: {describe(error)}"
         ) from error
 
 

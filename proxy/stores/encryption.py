@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 
 from ...config import zstd
+from ...config.extras import describe_install
 from .originals_store import OriginalsError
 
 _ENCRYPTED_PREFIX = b"\x01clara\x01"  # no zstd frame begins with these bytes
@@ -70,7 +71,7 @@ def _create_ciphers(keys: Sequence[str]) -> list[_Cipher]:
     try:
         return [_Cipher(base64.b64decode(key)) for key in keys]
     except ImportError as error:
-        raise OriginalsError("encryption needs the extra: pip install 'clara-proxy[encrypted]'") from error
+        raise OriginalsError(f"encryption needs the extra: {describe_install('encrypted')}") from error
 
 
 def _build_associated_data(owner: str, name: str) -> bytes:

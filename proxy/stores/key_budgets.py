@@ -26,8 +26,8 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from .async_engine import AsyncConnection, AsyncEngine
 from .key_usage import NO_USAGE, KeyUsage
 from .ledger_dialect import SECONDS_PER_DAY, Dialect
 

@@ -16,9 +16,10 @@ from typing import Self
 
 import orjson
 from sqlalchemy import delete, func, make_url, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from ...config.extras import describe_install
 from . import ledger_totals
+from .async_engine import AsyncConnection, AsyncEngine
 from .crash_loss import RowCounter, find_crashed_runs
 from .ledger_dialect import SECONDS_PER_DAY, Dialect
 from .ledger_row import Row
@@ -274,10 +275,14 @@ class Ledger:
     async def _insert_batch(self, batch: Sequence[Row]) -> None:
         if not batch:
             return
+        merged = await ledger_totals.merge_row_passages(batch)
         async with self.engine.begin() as connection:
-            new_ids = self._dialect.encode_ids(await self._dialect.insert_rows(connection, batch))
-            for statement in self._rollups:
-                await connection.exec_driver_sql(statement, (new_ids,))
+            new_ids = await self._dialect.insert_rows(connection, batch)
+            passages = ledger_totals.encode_new_row_passages(merged, new_ids)
+            await connection.exec_driver_sql(self._rollups.by_passage, (passages,))
+            encoded_ids = self._dialect.encode_ids(new_ids)
+            for statement in self._rollups.others:
+                await connection.exec_driver_sql(statement, (encoded_ids,))
             if self._row_counter is not None:
                 await self._record_settled(connection, self._row_counter.run, self._settled_rows + len(batch))
         self._settled_rows += len(batch)
@@ -358,7 +363,7 @@ def select_dialect(url: str) -> Dialect:
     try:
         from .ledger_postgres import PostgresDialect  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ValueError("a ledger in postgresql needs the extra: pip install 'clara-proxy[postgres]'") from error
+        raise ValueError(f"a ledger in postgresql needs the extra: {describe_install('postgres')}") from error
     return PostgresDialect(location)
 
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from . import accounting, ledger_totals
+from .async_engine import AsyncConnection
 from .ledger import Ledger
 from .ledger_columns import TOTAL_NAMES
 from .ledger_dialect import SECONDS_PER_DAY

@@ -5,19 +5,21 @@ and add a branch to `ledger.select_dialect`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from sqlalchemy import ColumnElement, FromClause
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from .async_engine import AsyncConnection, AsyncEngine
 from .ledger_row import Row
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
 
 SECONDS_PER_DAY = 86_400
 COLUMN_NAMES = ", ".join(f'"{name}"' for name in Row._fields)
 
 Expression = ColumnElement[Any]
-Upsert = sqlite.Insert | postgresql.Insert
+Upsert: TypeAlias = "sqlite.Insert | postgresql.Insert"
 
 
 class PassageColumns(NamedTuple):
@@ -27,6 +29,14 @@ class PassageColumns(NamedTuple):
     labels: Mapping[str, Expression]
     before: Expression
     after: Expression
+
+
+class NewRowPassages(NamedTuple):
+    """New rows as a source to join, the expression for their `id`, and that for the JSON text `passages`."""
+
+    source: FromClause
+    id: Expression
+    passages: Expression
 
 
 class Dialect(Protocol):
@@ -62,6 +72,11 @@ class Dialect(Protocol):
     @property
     def new_row_filter(self) -> ColumnElement[bool]:
         """The condition that the id of a row is in the only parameter (see `encode_ids`)."""
+        ...
+
+    @property
+    def new_row_passages(self) -> NewRowPassages:
+        """The ids and passages of new rows in the only parameter: a JSON list of objects (see `NewRowPassages`)."""
         ...
 
     @property

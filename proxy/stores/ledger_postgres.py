@@ -20,9 +20,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from .ledger_dialect import COLUMN_NAMES, SECONDS_PER_DAY, Expression, PassageColumns, Upsert
+from .async_engine import AsyncConnection, AsyncEngine, create_async_engine
+from .ledger_dialect import COLUMN_NAMES, SECONDS_PER_DAY, Expression, NewRowPassages, PassageColumns, Upsert
 from .ledger_row import Row
 from .ledger_schema import LEDGER_TABLE
 
@@ -70,6 +70,13 @@ class PostgresDialect:
     def new_row_filter(self) -> ColumnElement[bool]:
         """The condition with an array."""
         return LEDGER_TABLE.c.id == func.any(literal_column("$1::text[]"))
+
+    @property
+    def new_row_passages(self) -> NewRowPassages:
+        """The rows of a JSON list."""
+        row = func.json_array_elements(literal_column("$1::json")).table_valued(column("value", JSON), name="new_row")
+        values = (row.c.value.op("->>")(name) for name in ("id", "passages"))
+        return NewRowPassages(row, *values)
 
     @property
     def time_range_filter(self) -> ColumnElement[bool]:

@@ -8,8 +8,8 @@ each writing process has stored or lost.
 from collections.abc import Iterable
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, MetaData, Table, Text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from .async_engine import AsyncConnection
 from .ledger_columns import LEDGER_COLUMNS, TOTALS, SqlType
 from .ledger_row import Row
 

@@ -24,9 +24,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from .ledger_dialect import COLUMN_NAMES, SECONDS_PER_DAY, Expression, PassageColumns, Upsert
+from .async_engine import AsyncConnection, AsyncEngine, create_async_engine
+from .ledger_dialect import COLUMN_NAMES, SECONDS_PER_DAY, Expression, NewRowPassages, PassageColumns, Upsert
 from .ledger_row import Row
 from .ledger_schema import LEDGER_TABLE
 from .sqlite_file import OpenedFile, create_file, is_read_only, release_free_pages
@@ -108,6 +108,13 @@ class SqliteDialect:
     def new_row_filter(self) -> ColumnElement[bool]:
         """The condition with a JSON list: one parameter for any number of ids."""
         return LEDGER_TABLE.c.id.in_(text("SELECT value FROM json_each(?)"))
+
+    @property
+    def new_row_passages(self) -> NewRowPassages:
+        """The rows of a JSON list."""
+        row = func.json_each(literal_column("?")).table_valued("value", name="new_row")
+        values = (func.json_extract(row.c.value, f"$.{name}") for name in ("id", "passages"))
+        return NewRowPassages(row, *values)
 
     @property
     def time_range_filter(self) -> ColumnElement[bool]:

@@ -9,11 +9,13 @@ Two totals count what the sums of dollars leave out. `unpriced` requests were an
 model lists and token counts save nothing, and no provider bills the answers of the local CLaRa.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
+import orjson
 from sqlalchemy import (
     ColumnElement,
     FromClause,
@@ -33,8 +35,8 @@ from sqlalchemy import (
 )
 
 from .ledger_columns import DOLLAR_SUMS, TOTAL_NAMES, TOTALS
-from .ledger_dialect import SECONDS_PER_DAY, Dialect, Expression, Upsert
-from .ledger_row import COUNTED_OUTCOMES
+from .ledger_dialect import SECONDS_PER_DAY, Dialect, Expression, NewRowPassages, Upsert
+from .ledger_row import COUNTED_OUTCOMES, Row, merge_passages
 from .ledger_schema import DAILY_TABLE, LEDGER_TABLE
 
 TotalValue = str | int | float | None
@@ -58,7 +60,17 @@ _LABEL_COLUMNS = {
 _PASSAGE_GROUPINGS = ("tool", "kind")
 _DRIFT_SUFFIXES = ("", "_estimated")
 _AVERAGE_COLUMNS = tuple(total.name for total in TOTALS if total.is_average)
-_new_row_statements: dict[type[Dialect], list[str]] = {}
+_new_row_statements: dict[type[Dialect], "NewRowStatements"] = {}
+
+
+class NewRowStatements(NamedTuple):
+    """Statements that add newly inserted rows to the totals of their days, in this order.
+
+    The parameter of `by_passage` is that of `new_row_passages` of the dialect, and of the others the ids.
+    """
+
+    by_passage: str
+    others: Sequence[str]
 
 
 def list_daily_groupings() -> tuple[str, ...]:
@@ -145,11 +157,30 @@ def build_rollup_statements(dialect: Dialect, rows: ColumnElement[bool]) -> list
     return [dialect.compile_statement(_build_upsert(dialect, part)) for part in parts]
 
 
-def get_new_row_statements(dialect: Dialect) -> list[str]:
+def get_new_row_statements(dialect: Dialect) -> NewRowStatements:
     """Return the statements that add newly inserted rows to the totals; they are compiled once for each dialect."""
     if type(dialect) not in _new_row_statements:
-        _new_row_statements[type(dialect)] = build_rollup_statements(dialect, dialect.new_row_filter)
+        by_passage = _select_by_passage(dialect, true(), dialect.new_row_passages)
+        _new_row_statements[type(dialect)] = NewRowStatements(
+            dialect.compile_statement(_build_upsert(dialect, by_passage)),
+            build_rollup_statements(dialect, dialect.new_row_filter)[1:],
+        )
     return _new_row_statements[type(dialect)]
+
+
+async def merge_row_passages(rows: Sequence[Row]) -> dict[str, str]:
+    """Return the merged passages of the rows that have any, by id. Other tasks have their turn between the rows."""
+    merged: dict[str, str] = {}
+    for row in rows:
+        if row.passages != "[]":
+            merged[row.id] = merge_passages(row.passages)
+            await asyncio.sleep(0)
+    return merged
+
+
+def encode_new_row_passages(merged: Mapping[str, str], new_ids: Sequence[str]) -> str:
+    """Return the parameter of `NewRowStatements.by_passage`."""
+    return orjson.dumps([{"id": row_id, "passages": merged[row_id]} for row_id in new_ids if row_id in merged]).decode()
 
 
 def build_day_queries(dialect: Dialect, day: int) -> list[Select[Any]]:
@@ -198,8 +229,10 @@ def _select_by_tag(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
     )
 
 
-def _select_by_passage(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
-    rows = _select_passages(dialect, where, _PASSAGE_GROUPINGS)
+def _select_by_passage(
+    dialect: Dialect, where: ColumnElement[bool], new_rows: NewRowPassages | None = None
+) -> Select[Any]:
+    rows = _select_passages(dialect, where, _PASSAGE_GROUPINGS, new_rows)
     totals = _build_tool_columns(rows)
     keys = (rows.c.by, rows.c.day, rows.c.group)
     columns = (totals.get(name, null()).label(name) for name in TOTAL_NAMES)
@@ -258,9 +291,18 @@ def _build_total_columns(rows: Subquery | Table) -> dict[str, Expression]:
     return {total.name: total.build_sum(rows.c) for total in TOTALS}
 
 
-def _select_passages(dialect: Dialect, where: ColumnElement[bool], by: Sequence[str]) -> Subquery:
-    """Select a row for each passage of the counted requests and for each grouping."""
-    source, labels, before, after = dialect.expand_passages(LEDGER_TABLE.c.passages)
+def _select_passages(
+    dialect: Dialect, where: ColumnElement[bool], by: Sequence[str], new_rows: NewRowPassages | None = None
+) -> Subquery:
+    """Select a row for each passage of the counted requests and for each grouping.
+
+    The passages of `new_rows` stand for those in the table.
+    """
+    table: FromClause = LEDGER_TABLE
+    passages: Expression = LEDGER_TABLE.c.passages
+    if new_rows is not None:
+        table, passages = new_rows.source.join(LEDGER_TABLE, LEDGER_TABLE.c.id == new_rows.id), new_rows.passages
+    source, labels, before, after = dialect.expand_passages(passages)
     groupings = union_all(*(select(literal(name, Text).label("by")) for name in by)).subquery()
     observed = LEDGER_TABLE.c.would_send.is_not(None)
     columns = (
@@ -272,7 +314,7 @@ def _select_passages(dialect: Dialect, where: ColumnElement[bool], by: Sequence[
         case((observed, before), else_=after).label("sent"),
         case((observed, before - after), else_=0).label("would_save"),
     )
-    rows = select(*columns).select_from(LEDGER_TABLE).join(source, true()).join(groupings, true())
+    rows = select(*columns).select_from(table).join(source, true()).join(groupings, true())
     return rows.where(LEDGER_TABLE.c.outcome.in_(COUNTED_OUTCOMES), LEDGER_TABLE.c.shadow_of == "", where).subquery()
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ...compression.memory.indexing import IndexedChunk
 from ...compression.memory.passage_index import IndexRow
+from .async_engine import AsyncConnection, AsyncEngine
 from .memory_schema import CHUNKS, FILES, STORE_FILES, ChunkHit, StoreFile
 
 

@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import Select, delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ...compression.memory.indexing import IndexedChunk
 from . import memory_upgrade
+from .async_engine import AsyncConnection, AsyncEngine
 from .ledger import select_dialect
 from .ledger_dialect import Dialect
 from .memory_chunks import ChunkReader, NewDocument, count_bytes

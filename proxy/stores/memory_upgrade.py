@@ -7,12 +7,12 @@ its postings, and the index is in memory.
 from typing import Any
 
 from sqlalchemy import Column, Connection, Inspector, bindparam, inspect, select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.schema import CreateColumn
 
 from ...compression.memory import lexical
 from ...compression.memory.indexing import describe_chunk
 from ...compression.memory.passage_index import encode_postings
+from .async_engine import AsyncConnection
 from .memory_schema import CHUNKS, FILES, STORES
 
 _BATCH_CHUNKS = 500

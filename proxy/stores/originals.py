@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+from ...config.extras import describe_install
 from .encryption import Encryption
 from .excerpt import cut_excerpt
 from .originals_sql import PostgresStore
@@ -75,7 +76,7 @@ def create_store(location: Path | str) -> Store:
             return RedisStore(location)
     except ImportError as error:
         extra = "redis" if scheme in {"redis", "rediss", "unix"} else "postgres"
-        raise OriginalsError(f"{scheme} needs the extra: pip install 'clara-proxy[{extra}]'") from error
+        raise OriginalsError(f"{scheme} needs the extra: {describe_install(extra)}") from error
     if scheme == "sqlite" and rest.startswith("/"):
         return SqliteStore(Path(rest[1:]))
     raise OriginalsError(

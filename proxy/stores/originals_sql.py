@@ -36,7 +36,6 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql import ClauseElement
 
@@ -262,6 +261,8 @@ class PostgresStore(SqlStore):
         return select(deleted.c.bytes).add_cte(update(SIZE_TABLE).values(bytes=size).cte("decrement"))
 
     def _build_insert(self) -> ClauseElement:
+        from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - SQLite does without it
+
         rows = _unnest(_ENTRY_COLUMNS)
         source = select(*rows.c).order_by(rows.c.owner, rows.c.name)
         upsert = self._complete_upsert(postgresql.insert(TABLE).from_select(_ENTRY_COLUMNS, source))

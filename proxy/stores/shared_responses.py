@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import Column, Double, Index, LargeBinary, MetaData, Table, Text, delete, func, select
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ...config.extras import describe_install
+from .async_engine import AsyncEngine
 from .cached_responses import DELETED_SHARE, CachedResponse, ResponseStorage, ResponseStore
 from .encryption import Encryption
 from .ledger import select_dialect
@@ -108,6 +108,8 @@ class PostgresResponseStore:
         size = len(values["body"])
         if size > self._capacity // DELETED_SHARE:
             return
+        from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - SQLite does without it
+
         statement = postgresql.insert(RESPONSES).values(values)
         await self._execute(statement.on_conflict_do_update(constraint=RESPONSES.primary_key, set_=values))
         self._added_bytes += size
@@ -145,7 +147,7 @@ class RedisResponseStore:
             from redis.asyncio import Redis  # noqa: PLC0415 - an extra
             from redis.exceptions import RedisError  # noqa: PLC0415
         except ImportError as error:
-            raise OriginalsError("Redis needs the extra: pip install 'clara-proxy[redis]'") from error
+            raise OriginalsError(f"Redis needs the extra: {describe_install('redis')}") from error
         self._error_types = (RedisError, OSError, TimeoutError, ValueError)
         limits = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
         self._client: Any = cast("Any", Redis).from_url(url, **limits)  # redis-py is hardly typed

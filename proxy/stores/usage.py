@@ -139,14 +139,15 @@ def estimate_12h_writes(usage: Usage, write: int) -> int | None:
 
 def parse_count(value: object) -> int | None:
     """Return a valid count of tokens, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value < 2**53 and value == int(value) else None
 
 
 def as_mapping(value: object) -> Mapping[str, object]:
     """Return the value if it is a JSON object, and an empty mapping otherwise."""
-    if value.__class__ is dict or isinstance(value, Mapping):  # the first check takes a tenth of the second's time
+    # The first two checks take a tenth of the third's time.
+    if value.__class__ is dict or (value is not None and value.__class__ is not int and isinstance(value, Mapping)):
         return cast("Mapping[str, object]", value)
     return {}
 

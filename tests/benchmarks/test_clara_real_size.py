@@ -21,8 +21,9 @@ def test_random_checkpoint_loads_and_is_measured(device: str, tmp_path: Path) ->
     assert read_decoder_config(tmp_path / "base") == SHAPE
     figures = {name: clara_real_size.measure_format(tmp_path, name, device, 3) for name in ("fp32", "int8")}
     for row in figures.values():
-        assert row["peak_mib"] >= row["resident_mib"] > 0
+        assert row["load_peak_mib"] >= row["load_mib"] > 0
+        assert row["working_peak_mib"] >= row["working_mib"] > 0
         assert min(row["load_s"], row["load_again_s"], row["documents_s"], row["tokens_per_s_8"]) > 0
     table = clara_real_size.format_table(figures)
-    assert [line.split()[0] for line in table.splitlines()[1:]] == ["fp32", "int8"]
+    assert [line.split()[0] for line in table.splitlines()] == ["load,", "fp32", "int8", "load,", "fp32", "int8"]
     assert bool(list(tmp_path.glob("quantized/*/*.safetensors"))) is (device == "cpu")

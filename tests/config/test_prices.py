@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clara_proxy.config.price_table import PriceTable
 from clara_proxy.config.prices import Price, find_price, find_rewrite_price, get_table_version, read_price_table
 
 TABLE = {
@@ -33,25 +34,37 @@ TABLE = {
 }
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> dict[str, Price]:
+INDENTED = json.dumps(TABLE, indent=4)
+LAYOUTS = [
+    json.dumps(TABLE),
+    INDENTED,
+    json.dumps(TABLE, indent=1),
+    INDENTED.replace('    "alpha"', '"alpha"'),
+    INDENTED.replace('    "alpha"', '          "alpha"'),
+    INDENTED.replace('        "nested"', '    "nested"'),
+]
+assert len({*LAYOUTS}) == len(LAYOUTS)
+
+
+@pytest.fixture(params=LAYOUTS)
+def table(tmp_path: Path, request: pytest.FixtureRequest) -> PriceTable:
     path = tmp_path / "prices.json"
-    path.write_text(json.dumps(TABLE))
+    path.write_text(request.param)
     return read_price_table(path)
 
 
-def test_missing_values_of_the_table_are_unknown(table: dict[str, Price]) -> None:
+def test_missing_values_of_the_table_are_unknown(table: PriceTable) -> None:
     assert table["alpha"] == Price(input=1e-6, output=4e-6)
     assert table["silent"] == Price(input=1e-6, output=None)
     assert "picture" not in table
     assert "sample_spec" not in table
 
 
-def test_a_price_of_zero_is_unknown_but_the_window_is_known(table: dict[str, Price]) -> None:
+def test_a_price_of_zero_is_unknown_but_the_window_is_known(table: PriceTable) -> None:
     assert table["free"] == Price(context_window=9)
 
 
-def test_a_bare_name_is_also_found_with_its_provider(table: dict[str, Price]) -> None:
+def test_a_bare_name_is_also_found_with_its_provider(table: PriceTable) -> None:
     assert table["openai/alpha"] == table["alpha"]
     assert table["vertex_ai/long"] == table["long"]
 
@@ -64,7 +77,7 @@ def test_a_long_prompt_moves_the_whole_request_to_a_higher_tier(tokens: int) -> 
     assert price.rates_for(tokens).input == expected
 
 
-def test_a_tier_has_only_the_values_of_the_table(table: dict[str, Price]) -> None:
+def test_a_tier_has_only_the_values_of_the_table(table: PriceTable) -> None:
     assert table["long"].rates_for(200_001) == Price(input=2e-6, output=3e-6, cache_read=None, context_window=1_000_000)
 
 

@@ -209,8 +209,24 @@ def test_an_unknown_setting_is_named(file: Path, name: str) -> None:
 def test_an_unknown_setting_gets_the_nearest_name(file: Path) -> None:
     file.write_text("ports: 1\n", encoding="utf-8")
     assert get_error(file) == "ports: unknown setting (did you mean port?)"
+    for name in ("CLARA_MODE", "clara_mode"):
+        file.write_text(f"{name}: extract\n", encoding="utf-8")
+        assert get_error(file) == f"{name}: unknown setting (did you mean mode?)"
     file.write_text("zebra: 1\n", encoding="utf-8")
     assert get_error(file) == "zebra: unknown setting"
+
+
+def test_a_file_that_cannot_be_read_is_named(file: Path) -> None:
+    assert get_error(file) == f"cannot read the configuration file {file}: No such file or directory"
+    file.write_bytes(b"\xff")
+    assert get_error(file) == f"cannot read the configuration file {file}: not UTF-8 text"
+
+
+def test_models_that_are_no_list_are_named_in_plain_words(file: Path) -> None:
+    file.write_text("models: fast\n", encoding="utf-8")
+    assert get_error(file) == "models (CLARA_MODELS) must be a list, got 'fast'"
+    file.write_text("models: [fast]\n", encoding="utf-8")
+    assert get_error(file).startswith("models.0 (CLARA_MODELS) must be a list of `name: value` lines")
 
 
 def test_unknown_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,6 +239,7 @@ class FakeReply(NamedTuple):
     text: str
     finish: str = "stop"
     left_out: tuple[int, ...] = ()
+    not_in_memory: bool = False
 
 
 class FakeCompressor:

@@ -12,5 +12,5 @@ def test_browsers_get_the_dashboard_and_programs_a_404_with_the_api_url(proxy: P
     assert (page.status_code, page.url.path) == (200, "/dashboard")
     assert "text/html" in page.headers["content-type"]
     answer = httpx.get(f"{proxy.url}/")
-    assert answer.status_code == 404
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
     assert f"set OPENAI_BASE_URL to {proxy.url}/v1" in answer.json()["error"]["message"]

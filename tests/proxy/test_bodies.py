@@ -240,3 +240,24 @@ def test_a_chunked_body_arrives_whole(proxy: Proxy, upstream: FaultyUpstream) ->
     assert answer.status_code == 200
     assert upstream.last_request.body == PLAIN
     assert upstream.last_request.header_values("transfer-encoding") == []
+
+
+def test_growing_conversations_are_forwarded_as_those_of_a_new_client(proxy: Proxy, upstream: FaultyUpstream) -> None:
+    """What is remembered of a client's parsed messages does not change what is forwarded."""
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "Find the fault. 🔎"}]
+    for turn in range(6):
+        call = {"id": f"c{turn}", "type": "function", "function": {"name": "logs", "arguments": f'{{"turn": {turn}}}'}}
+        messages += [
+            {"role": "user", "content": f"why did step {turn} fail?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": f"c{turn}", "content": f"{LOG_TEXT}\nERROR {turn} disk full"},
+        ]
+        branch = [*messages, {"role": "user", "content": "go on"}]
+        for conversation, write in ((messages, orjson.dumps), (branch, orjson.dumps), (messages, json.dumps)):
+            text = write({"model": "gpt-4o", "messages": conversation, "n": 1})
+            body = text.encode() if isinstance(text, str) else text
+            for key in ("one", f"another-{turn}-{len(body)}"):
+                proxy.post(body, authorization=f"Bearer {key}", x_clara_retrieve="none")
+            first, second = (request.body for request in upstream.requests[-2:])
+            assert first == second
+            assert len(first) < len(body) / 2

@@ -9,8 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from clara_proxy.config.server_settings import LitellmModel
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy.app import create_app
+from clara_proxy.proxy.api import create_api
+from clara_proxy.proxy.app import ADAPTERS, create_app
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.commands.serve import UnprotectedAddressError
 from clara_proxy.proxy.http.exchange import Message, Scope
@@ -345,3 +347,14 @@ def test_no_key_is_stored_logged_or_returned(tmp_path: Path, upstream: FaultyUps
         for request in upstream.requests
         if KEY_PREFIX.encode() in b"".join(value for _, value in request.headers)
     ]
+
+
+async def test_only_paths_without_an_endpoint_are_forwarded_directly(tmp_path: Path, upstream: FaultyUpstream) -> None:
+    """The application forwards other `/v1` paths without loading the endpoints on FastAPI."""
+    models = (LitellmModel(name="old", litellm="openai/gpt-4", api_key="k"),)
+    url = f"{upstream.url}/v1"
+    app = create_app(Settings(upstream_base_url=url, data_dir=tmp_path, model="none", memory=True, models=models))
+    async with app.router.lifespan_context(app):
+        paths = create_api(app.state.services).openapi()["paths"].keys() - ADAPTERS.keys()
+    segments = {path.split("/")[2] for path in paths if path.startswith("/v1/")}
+    assert {*segments, "models"} == app._own_segments  # pyright: ignore[reportPrivateUsage]

@@ -468,6 +468,19 @@ def test_a_text_too_long_for_any_model_is_forwarded_unchanged(
             assert upstream.last_request.body == body
 
 
+def test_a_text_too_long_for_any_model_fails_closed_without_a_retry(
+    tmp_path: Path, upstream: FaultyUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compress, "MAX_TEXT_CHARS", len(LONG_TEXT) - 1)
+    with running.run_proxy(upstream.url, tmp_path) as proxy:
+        answer = proxy.post(tool_chat(LONG_TEXT), x_clara_fail="closed")
+        assert (answer.status_code, answer.json()["error"]["code"], upstream.requests) == (413, "text_too_long", [])
+        assert "split it" in answer.json()["error"]["message"]
+        sidecar_body = {**tool_chat(LONG_TEXT), "config": {"session_id": "mine"}}
+        sidecar = proxy.post(sidecar_body, "/v1/compress")  # a session asks for a 503 if a retry helps
+        assert (sidecar.status_code, sidecar.json()["messages"]) == (200, sidecar_body["messages"])
+
+
 def test_late_counting_fails_closed_if_requested(
     tmp_path: Path, upstream: FaultyUpstream, blocking_counter: BlockingCounter
 ) -> None:

@@ -1,6 +1,5 @@
 """Initial networks: a trainable network from a base model or from the checkpoint of an earlier stage."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -11,6 +10,7 @@ from ...models.errors import CheckpointError
 from ..base_weights import BaseWeights
 from ..checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from ..decoder_config import read_decoder_config
+from ..linear_layers import ExactLinear
 from ..loading import load_model
 from ..lora import TARGET_MODULES, Adapter
 from ..model_source import LoadedModel, ModelSource, Placement
@@ -121,9 +121,9 @@ def _copy_layers(network: Network, base: BaseWeights) -> None:
         parameters["mlp_norm"].copy_(layer.mlp_norm)
         for module in TARGET_MODULES:
             linear = layer.linears[module]
-            if not isinstance(linear, partial):
+            if not isinstance(linear, ExactLinear):
                 raise CheckpointError("a quantised base cannot be trained: load it with quantization 'no'")
-            parameters[module].copy_(cast("Tensor", linear.keywords["weight"]))
+            parameters[module].copy_(linear.weight)
 
 
 def _append_rows(matrix: Tensor, count: int) -> Tensor:

@@ -24,6 +24,7 @@ _REMEDY = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _CONTINUATION = re.compile(r"[ \t]*[a-z]\S* (?:\S+ ){2}")
+_BOILERPLATE_WORDS = ("complete ", "full ", "detailed ", "debug ", "more help", "more info", "more details")
 _BOILERPLATE = re.compile(
     r"\b(?:(?:complete|full|detailed|debug) (?:log|report|output)|more (?:help|info(?:rmation)?|details))\b",
     re.IGNORECASE,
@@ -93,7 +94,8 @@ def find_related_settings(text: str, spans: Sequence[Span]) -> list[int]:
 
 def find_boilerplate(text: str, spans: Sequence[Span]) -> list[int]:
     """Return the lines that say where a log or more help is, with the paths below them, and lines with digests."""
-    boilerplate = list(_iter_lines(_BOILERPLATE, text, spans))
+    candidates = sorted(set(severity.find_lines_with_words(text, _BOILERPLATE_WORDS, spans)))
+    boilerplate = [index for index in candidates if _BOILERPLATE.search(text, *spans[index])]
     below = [index + 1 for index in boilerplate if index + 1 < len(spans)]
     paths = [index for index in below if _PATH_LINE.match(text, *spans[index])]
     return [*boilerplate, *paths, *_iter_lines(_DIGEST, text, spans)]

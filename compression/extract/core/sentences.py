@@ -5,6 +5,7 @@ A list item, a table row or a line of code counts as a sentence.
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from .bm25 import Span
 
@@ -26,23 +27,25 @@ _ABBREVIATION = re.compile(
 def find_sentences(text: str, start: int = 0, end: int | None = None) -> list[Span]:
     """Return the sentences between two offsets, without surrounding blanks."""
     end = len(text) if end is None else end
-    sentences: list[Span] = []
-    sentence_start = start
+    bounds = [start]
     for match in _SENTENCE_END.finditer(text, start, end):
-        stop = match.start()
-        if match[0][0] == "." and _ABBREVIATION.search(text, max(sentence_start, stop - 8), stop + 1):
-            continue
-        sentences.extend(_trim_span(text, sentence_start, match.end()))
-        sentence_start = match.end()
-    sentences.extend(_trim_span(text, sentence_start, end))
+        stop, after = match.span()
+        if text[stop] != "." or not _ABBREVIATION.search(text, max(bounds[-1], stop - 8), stop + 1):
+            bounds.append(after)
+    sentences: list[Span] = []
+    for begin, after in pairwise([*bounds, end]):
+        piece = text[begin:after].rstrip()
+        last = begin + len(piece)
+        first = last - len(piece.lstrip())
+        if last - first > MAX_SENTENCE_CHARACTERS:
+            sentences.extend(_cut_sentence(text, first, last))
+        elif first < last:
+            sentences.append((first, last))
     return sentences
 
 
-def _trim_span(text: str, start: int, end: int) -> Iterator[Span]:
-    """Strip blanks from both ends, and cut an over-long sentence into pieces."""
-    piece = text[start:end]
-    first = start + len(piece) - len(piece.lstrip())
-    end = start + len(piece.rstrip())
+def _cut_sentence(text: str, first: int, end: int) -> Iterator[Span]:
+    """Cut an over-long sentence into pieces."""
     while end - first > MAX_SENTENCE_CHARACTERS:
         cut = max(text.rfind("\n", first + 1, first + MAX_SENTENCE_CHARACTERS), first)
         cut = cut if cut > first else text.rfind(" ", first + 1, first + MAX_SENTENCE_CHARACTERS)

@@ -138,16 +138,17 @@ class _RecordReader:
         self.text = text
         self.is_narrow = is_narrow
         self.columns: list[ColumnPath] = []
+        self._member_paths: dict[tuple[ColumnPath, tuple[str, ...]], tuple[ColumnPath, ...]] = {}
         self._known_paths: dict[tuple[ColumnPath, ...], tuple[ColumnPath, ...]] = {}
 
     def read_row(self, item: JsonNode) -> RecordRow | None:
         """Read one object; return None if it is empty or does not fit the table."""
-        cells: list[tuple[ColumnPath, str]] = []
-        nodes: list[JsonNode] = []
-        if not self._flatten_object(item, (), cells, nodes):
+        row = RecordRow((), [], [])
+        paths: list[ColumnPath] = []
+        if not self._flatten_object(item, (), paths, row):
             return None
-        paths = self._resolve_paths(tuple([path for path, _ in cells]))
-        return RecordRow(paths, [literal for _, literal in cells], nodes) if paths else None
+        resolved = self._resolve_paths(tuple(paths))
+        return RecordRow(resolved, row.cells, row.nodes) if resolved else None
 
     def _resolve_paths(self, row_paths: tuple[ColumnPath, ...]) -> tuple[ColumnPath, ...]:
         """Return these column paths, the same tuple for equal ones; empty for a duplicate path or too many columns."""
@@ -170,30 +171,38 @@ class _RecordReader:
             position = self.columns.index(path) + 1
         return len(self.columns) <= MAX_COLUMNS
 
-    def _flatten_object(
-        self, node: JsonNode, prefix: ColumnPath, cells: list[tuple[ColumnPath, str]], nodes: list[JsonNode]
-    ) -> bool:
+    def _flatten_object(self, node: JsonNode, prefix: ColumnPath, paths: list[ColumnPath], row: RecordRow) -> bool:
         """Add the cells of an object and of the objects in it; return False for a non-object or a duplicate key.
 
-        Objects without containers are not parsed for a narrow table, and `nodes` stays empty.
+        Objects without containers are not parsed for a narrow table, and its rows have no nodes.
         """
         if node.is_unparsed and self.is_narrow and self.text[node.start] == "{":
             literals = list_literals(self.text, node)
-            cells.extend(
-                [((*prefix, key), literal) for key, literal in zip(literals[::2], literals[1::2], strict=True)]
-            )
-            return _has_distinct_keys(literals[::2])
+            members = self._list_member_paths(prefix, tuple(literals[::2]))
+            paths.extend(members)
+            row.cells.extend(literals[1::2])
+            return bool(members)
         items = parse_items(self.text, node)
-        if node.keys is None or not _has_distinct_keys(node.keys):
+        members = self._list_member_paths(prefix, tuple(node.keys or ()))
+        if len(members) != len(items):
             return False
-        for key, item in zip(node.keys, items, strict=True):
+        for path, item in zip(members, items, strict=True):
             if self.text[item.start] != "{" or not (item.is_unparsed or item.items):
-                cells.append(((*prefix, key), _write_cell(self.text, item)))
+                paths.append(path)
+                row.cells.append(_write_cell(self.text, item))
                 if not self.is_narrow:
-                    nodes.append(item)
-            elif not self._flatten_object(item, (*prefix, key), cells, nodes):
+                    row.nodes.append(item)
+            elif not self._flatten_object(item, path, paths, row):
                 return False
         return True
+
+    def _list_member_paths(self, prefix: ColumnPath, keys: tuple[str, ...]) -> tuple[ColumnPath, ...]:
+        """Return the paths of the members of an object; empty for a duplicate key."""
+        paths = self._member_paths.get((prefix, keys))
+        if paths is None:
+            paths = tuple([(*prefix, key) for key in keys]) if _has_distinct_keys(keys) else ()
+            self._member_paths[prefix, keys] = paths
+        return paths
 
 
 def _write_cell(text: str, node: JsonNode) -> str:

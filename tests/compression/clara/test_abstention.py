@@ -51,7 +51,7 @@ def test_answer_is_the_abstention_below_the_minimum_score_only(clara: Clara, wit
     assert answers(with_minimum(1.1)) == [ABSTENTION] * 3
     assert answers(with_minimum(-1.1)) == plain
     scores = [clara.retrieve(question, latents, 1).scores[0] for question in QUESTIONS]
-    middle = sorted(scores)[1]
+    middle = sorted(scores)[1] - 1e-5  # scores differ by some 1e-7 with the batch
     expected = [ABSTENTION if score < middle else text for score, text in zip(scores, plain, strict=True)]
     assert ABSTENTION in expected
     assert expected != [ABSTENTION] * 3

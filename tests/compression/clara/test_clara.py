@@ -298,4 +298,4 @@ def test_keywords_do_not_cross_from_one_text_to_the_next() -> None:
 def test_layers_are_added_to_a_cache_in_order() -> None:
     cache = KVCache.empty([1])
     with pytest.raises(ValueError, match="not in order"):
-        cache.add_prompt_layer(1, torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
+        cache.add_prompt_layer(1, torch.zeros(1, 2, 1, 2))

@@ -47,6 +47,7 @@ class FakeReply(NamedTuple):
     text: str
     finish: str = "stop"
     left_out: tuple[int, ...] = ()
+    not_in_memory: bool = False
 
 
 USAGE = ModelUsage(70, 0.5)

@@ -162,17 +162,19 @@ BF16 = sorted((GOLDEN / "golden_bf16").glob("*.json")) or [GOLDEN / "golden_bf16
 
 
 @pytest.mark.parametrize("path", BF16, ids=lambda path: path.stem)
-def test_bfloat16_is_close_to_the_reference(path: Path, golden: Path, load: Load) -> None:
-    """bfloat16 rounds differently without padding; the tolerances are the format's measurements."""
+def test_bfloat16_is_as_close_to_float32_as_the_reference(path: Path, golden: Path, load: Load) -> None:
+    """Rounding in bfloat16 depends on the order of operations, so exact results judge both."""
     (case,) = read_cases(path)
     (full,) = read_cases(GOLDEN / "golden" / path.name)
     clara = load(case.record["checkpoint"], REFERENCE_COMPAT, "bfloat16")
-    theirs = case.arrays["latents"]
-    error = clara.compress(full.texts).vectors.float().numpy() - theirs
-    relative = np.linalg.norm(error, axis=-1) / np.linalg.norm(theirs, axis=-1)
-    assert relative.mean() < 0.035
-    assert relative.max() < 0.1
+    exact = full.arrays["latents"]
+    mine, theirs = (
+        np.linalg.norm(latents - exact, axis=-1) / np.linalg.norm(exact, axis=-1)
+        for latents in (clara.compress(full.texts).vectors.float().numpy(), case.arrays["latents"])
+    )
+    assert mine.mean() < theirs.mean()
+    assert mine.max() < 1.5 * theirs.max()
     if "scores" in case.arrays:
-        for question, group, scores in zip(full.questions, full.groups, case.arrays["scores"], strict=True):
+        for question, group, scores in zip(full.questions, full.groups, full.arrays["scores"], strict=True):
             result = clara.retrieve(question, clara.compress(group), len(group))
             assert np.abs(np.array(result.scores) - scores[list(result.indices)]).max() < 6e-3

@@ -38,8 +38,16 @@ E2E = CheckpointConfig(
 def test_estimate_of_the_7b_model_is_that_of_its_tensors(tmp_path: Path) -> None:
     estimates = memory_estimate.estimate_formats(MISTRAL, E2E, "bfloat16", tmp_path)
     billions = {name: round(estimate.resident / 1e9, 1) for name, estimate in estimates.items()}
-    assert billions == {"fp32": 29.5, "bf16": 14.7, "int8": 7.8, "int4": 4.7}
+    assert billions == {"fp32": 29.5, "bf16": 14.7, "int8": 7.8, "int4": 4.4}
     assert all(estimate.resident < estimate.peak < estimate.resident + 1e9 for estimate in estimates.values())
+
+
+def test_mapped_input_embeddings_take_no_memory(tmp_path: Path) -> None:
+    with (tmp_path / "decoder_first_last_layers.pth").open("wb") as file:
+        file.truncate(524_000_000)
+    for dtype, expected in (("bfloat16", 7.5), ("float32", 8.5)):
+        estimate = memory_estimate.estimate_memory(MISTRAL, E2E, dtype, "int8", tmp_path)
+        assert round(estimate.resident / 1e9, 1) == expected
 
 
 def test_estimate_is_that_of_a_loaded_model(clara: Clara, tiny: Path) -> None:
@@ -83,7 +91,7 @@ def test_limits_of_control_groups_are_respected(tmp_path: Path, monkeypatch: pyt
     names = resources._VERSION_1_FILES if version == 1 else resources._VERSION_2_FILES  # pyright: ignore[reportPrivateUsage]
     (folder.parent / names[0]).write_text("6000000000\n")
     (folder.parent / names[1]).write_text("3500000000\n")
-    (folder.parent / "memory.stat").write_text(f"anon 1\n{names[2]} 500000000\n")
+    (folder.parent / "memory.stat").write_text(f"anon 1\n{names[2][0]} 300000000\n{names[2][1]} 200000000\n")
     (folder / names[0]).write_text("max\n")
     groups, meminfo = tmp_path / "cgroup", tmp_path / "meminfo"
     groups.write_text("4:memory:/service/app\n1:cpu:/\n" if version == 1 else "0::/service/app\n")

@@ -137,6 +137,8 @@ def test_compress_reads_a_file_or_standard_input(tmp_path: Path) -> None:
     assert len(result.stdout) < len(log) / 2
     assert "tokens" in result.stderr
     assert run("compress", "-", "--query", "what failed?", text=log).stdout == result.stdout
+    assert run("compress", "--query", "what failed?", text=log + "\n").stdout == result.stdout.rstrip("\n") + "\n"
+    assert run("compress", text="short").stdout == "short"
     missing = run("compress", str(tmp_path / "missing"))
     assert (missing.returncode, missing.stderr) == (
         2,

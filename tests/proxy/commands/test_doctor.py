@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clara_proxy.config.extras import describe_install
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands import doctor, serve
 from clara_proxy.proxy.commands.doctor import Check
@@ -68,6 +69,7 @@ def test_command_prints_results_and_remedies(upstream: FaultyUpstream, tmp_path:
             "redirects are not followed",
         ),
         (http_response(b"{}", status="503 Later"), "operator"),
+        (http_response(b"{}", status="508 Loop Detected"), "CLARA_UPSTREAM_BASE_URL to the provider's address"),
     ],
 )
 def test_wrong_upstream_is_not_reported_as_a_wrong_key(
@@ -200,4 +202,4 @@ def test_configured_model_is_verified(
     monkeypatch.setattr(local_model, "find_spec", absent)
     checks = run_checks(upstream, tmp_path, model="apple/CLaRa-7B-Instruct")
     assert list_failed(checks) == ["CLaRa"]
-    assert "clara-proxy[clara]" in checks["CLaRa"].result
+    assert describe_install("clara") in checks["CLaRa"].result

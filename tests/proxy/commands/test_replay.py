@@ -98,9 +98,9 @@ def test_requests_answered_by_clara_have_no_input_cost(tmp_path: Path, monkeypat
 def test_empty_input_is_reported(tmp_path: Path) -> None:
     result = replay(tmp_path, code=1)
     assert "0 requests" in result.stderr
-    assert result.stdout == "No readable requests.\n"
+    assert result.stdout.startswith("No readable requests: ")
     (tmp_path / "broken.json").write_text("{", encoding="utf-8")
     result = replay(tmp_path, code=1)
-    assert result.stdout == "No readable requests.\n"
+    assert result.stdout.startswith("No readable requests: ")
     assert "unreadable" in result.stderr
     assert "No such file" in replay(tmp_path / "x.json", code=2).stderr

@@ -97,7 +97,8 @@ def test_failed_requests_are_counted_in_one_line(upstream: FaultyUpstream, tmp_p
     code = OPENAI.replace("print(", "try: print(", 1) + "except urllib.error.HTTPError as error: print(error.code)\n"
     result = shell.run("wrap", *build_command(code), **environment)
     assert (result.returncode, result.stdout) == (0, "503\n")
-    assert result.stderr == "clara-proxy: Saved 0 of 0 tokens. 1 request, 1 failed.\n"
+    remedy = "run `clara-proxy doctor` to check the upstream and the key"
+    assert result.stderr == f"clara-proxy: Saved 0 of 0 tokens. 1 request, 1 failed; {remedy}.\n"
 
 
 def test_command_may_handle_an_interrupt(upstream: FaultyUpstream, tmp_path: Path) -> None:

@@ -113,6 +113,11 @@ def test_an_invalid_value_is_a_400_that_names_its_header(header: str, value: str
     assert error.code in ("invalid_header", "unknown_header")
 
 
+def test_an_unknown_header_gets_the_nearest_name() -> None:
+    with pytest.raises(ApiError, match="did you mean x-clara-ratio"):
+        request_options.parse_headers({"x-clara-rato": "4"}, DEFAULTS)
+
+
 def test_a_long_invalid_value_is_truncated_in_the_message() -> None:
     with pytest.raises(ApiError) as caught:
         parse(mode="z" * 10_000)

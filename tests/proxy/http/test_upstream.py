@@ -8,7 +8,9 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from cryptography import x509
@@ -117,6 +119,16 @@ def test_a_broken_proxy_is_a_502_without_its_password(
     assert reason in answer.json()["error"]["message"]
     assert (answer.json()["error"]["code"], row.outcome) == ("upstream_unreachable", "failed")
     assert "hunter2" not in answer.text + caplog.text
+
+
+def test_https_in_the_address_of_a_plain_upstream_is_named(tmp_path: Path) -> None:
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # answers the TLS handshake with a 400 in plain text
+    Thread(target=server.handle_request, daemon=True).start()
+    with running.run_proxy(f"https://127.0.0.1:{server.server_port}", tmp_path) as proxy:
+        error = proxy.post(short_chat()).json()["error"]
+    server.server_close()
+    assert error["code"] == "upstream_unreachable"
+    assert "may need http:// instead of https://" in error["message"]
 
 
 def test_an_invalid_proxy_setting_stops_the_start_without_its_password(

@@ -11,7 +11,7 @@ import pytest
 
 from clara_proxy.compression import registry, tokens
 from clara_proxy.compression.clara.locate import BUNDLED_MODELS, NANO_NAME
-from clara_proxy.config import prices
+from clara_proxy.config import extras, prices
 from clara_proxy.config.server_settings import LitellmModel
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.runtime import local_model, preload, services
@@ -135,7 +135,7 @@ def test_backend_without_its_library_names_the_extra(
     assert local_model.describe_problem(settings) == ""
     find_nothing: Callable[[str], None] = lambda name: None  # noqa: E731
     monkeypatch.setattr(local_model, "find_spec", find_nothing)
-    assert f"pip install 'clara-proxy[{extra}]'" in local_model.describe_problem(settings)
+    assert extras.describe_install(extra) in local_model.describe_problem(settings)
     assert local_model.resolve_local_model(Settings(data_dir=tmp_path, backend=backend)) is None
 
 

@@ -15,9 +15,9 @@ from clara_proxy.proxy.reports.columns import format_cell
 from clara_proxy.proxy.stores.accounting import apply_bill, mark_as_shadow
 from clara_proxy.proxy.stores.ledger import GROUPINGS
 from clara_proxy.proxy.stores.ledger_audit import audit
-from clara_proxy.proxy.stores.ledger_row import COUNTED_OUTCOMES, Row, encode_labels
+from clara_proxy.proxy.stores.ledger_row import COUNTED_OUTCOMES, Passage, Row, encode_labels, encode_passages
 from clara_proxy.proxy.stores.ledger_schema import MIGRATIONS
-from clara_proxy.proxy.stores.ledger_totals import build_rollup_statements
+from clara_proxy.proxy.stores.ledger_totals import get_new_row_statements
 from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.proxy.watch.row_metrics import compute_amounts
 from clara_proxy.tests.proxy.stores.ledgers import (
@@ -283,10 +283,30 @@ async def test_an_audit_finds_inconsistent_rows_and_totals(url: str) -> None:
         assert "differ from the rows" in problems["totals of days"]
 
 
+@every_database
+async def test_many_passages_add_up_as_few_do(create_database: CreateDatabase, kind: str) -> None:
+    passages = [Passage(("text", "tool")[i % 2], ("", "shell", "x" * 300)[i % 3], 10 + i, i) for i in range(100)]
+    async with open_ledger(create_database(kind)) as ledger:
+        ledger.write(row(passages=encode_passages(passages), tokens_received=5950, tokens_sent=4950))
+        ledger.write(row(passages=encode_passages(passages[:3])))
+        await ledger.flush()
+        totals = {total["group"]: total for total in await ledger.read_totals("tool")}
+        kinds = await ledger.read_totals("kind")
+        problems = [finding.problem async for finding in audit(ledger) if finding.name == "totals of days"]
+    assert problems == [""]
+    assert [total["requests"] for total in totals.values()] == [2, 2, 2]
+    shell = [passage for passage in (*passages, *passages[:3]) if passage.tool == "shell"]
+    assert totals["shell"]["received"] == sum(passage.before for passage in shell)
+    assert [(total["group"], total["saved"]) for total in kinds] == [("tool", 510), ("text", 520)]
+
+
 async def test_rollups_do_not_scan_the_ledger(tmp_path: Path) -> None:
     async with open_ledger(f"sqlite:///{tmp_path / 'l.sqlite3'}") as ledger, ledger.engine.connect() as connection:
-        for statement in build_rollup_statements(ledger.dialect, ledger.dialect.new_row_filter):
-            plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ('["r1"]',))
+        statements = get_new_row_statements(ledger.dialect)
+        parameters = {statements.by_passage: '[{"id": "r1", "passages": "[]"}]'}
+        for statement in (statements.by_passage, *statements.others):
+            parameter = parameters.get(statement, '["r1"]')
+            plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", (parameter,))
             steps = [str(step) for step in plan.scalars("detail")]
             assert any(re.match("SEARCH ledger USING INDEX .*id=", step) for step in steps), steps
             assert not any(step.startswith("SCAN ledger") for step in steps), steps
