@@ -42,7 +42,7 @@ _SOURCE_NAMES = _list_words(
 )
 _DATA_EXTENSIONS = _list_words(
     """
-    arrow avro bin csv dat db dump err gz har jsonl lock log map ndjson npy out parquet pickle pkl geojson json
+    arrow avro bin cef csv dat db dump err gz har jsonl lock log map mbox ndjson npy out parquet pickle pkl geojson json
     snap sqlite sum tfstate trace trx tsv
     """
 )
@@ -57,6 +57,7 @@ _LOCK_OR_GENERATED = re.compile(
     r".*[.-](?:min|bundle|chunk|generated|gen|designer|g)\.\w+|.*(?:_pb2(?:_grpc)?|_generated|\.pb)\.\w+|"
     r"(?:test-|junit|coverage|.*-results?).*\.xml|(?:sys|kern|mail|auth)log|messages|dmesg|(?:access|error)_log"
 )
+_VIRTUAL_FOLDERS = frozenset({"proc", "sys"})  # of the root: what a kernel reports
 _BUILD_FOLDERS = frozenset({".next", "coverage", "dist", "log", "logs", "node_modules"})
 _GENERATED_NOTE = re.compile(
     r"@generated\b|\bDO NOT (?:EDIT|MODIFY)\b|(?i:\bauto-?(?:matically )?generated (?:by|from)\b)"
@@ -114,7 +115,11 @@ def classify_path(path: str) -> FileKind:
     """Return the kind of file that a path names."""
     parts = _LINE_SUFFIX.sub("", path.strip("\"'` ")).lower().replace("\\", "/").split("/")
     name = parts[-1]
-    if _LOCK_OR_GENERATED.fullmatch(name) or not _BUILD_FOLDERS.isdisjoint(parts[:-1]):
+    if (
+        _LOCK_OR_GENERATED.fullmatch(name)
+        or not _BUILD_FOLDERS.isdisjoint(parts[:-1])
+        or (parts[0] == "" and not _VIRTUAL_FOLDERS.isdisjoint(parts[1:2]))
+    ):
         return "data"
     if name in _SOURCE_NAMES or _CONFIG_JSON.fullmatch(name):
         return "source"

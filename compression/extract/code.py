@@ -60,7 +60,11 @@ _IMPORT = re.compile(
 _KEYWORD_LINES = frozenset(
     {"end", "else", "else:", "begin", "do", "try:", "finally:", "return", "break", "continue", "pass", "fi", "done"}
 )
-_DATA_LINE = re.compile(r"INSERT INTO |\[[\w. -]{1,80}\]$|[A-Z]{3,5}\s{2,}\d{1,3}\.\d{1,3}\.", re.IGNORECASE)
+_DATA_LINE = re.compile(
+    r"(?:->|[A-Z]).{1,300}\((?:cost|actual time)=\d|(?:\w+ )?(?:Key|Cond|Method|Filter|Buckets|Time): "  # a query plan
+    r"|INSERT INTO |\[[\w. -]{1,80}\]$|[A-Z]{3,5}\s{2,}\d{1,3}\.\d{1,3}\.",
+    re.IGNORECASE,
+)
 _COMMENT = re.compile(r"(?:#|//|/?\*|--|\"\"\"|''')")
 
 

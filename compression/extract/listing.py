@@ -47,15 +47,17 @@ _DATE = re.compile(
     r"\s(?:(?P<iso>\d{4}-\d\d-\d\d(?: \d\d:\d\d)?)|(?P<name>[A-Z][a-z]{2}) {1,2}(?P<day>\d{1,2}) "
     r"{1,2}(?:(?P<time>\d\d:\d\d)|(?P<year>\d{4})))\s"
 )
-_SIZE = re.compile(r"\S+\s+\d+\s+\S+\s+(?:\S+\s+)?(\d[\d.,]*[kKMGTP]?)\s")
+_SIZE = re.compile(r"\S+\s+(?:[\d.]+\s+\S+\s+(?:\S+\s+)?|\S+/\S+\s+)(\d[\d.,]*[kKMGTP]?)\s")
 _FOLDER_PATH = re.compile(r"(?<=\n)\n(?=[^\s:]{1,300}:\n\S)")
 _FOLDER = re.compile(r"\S.{0,300}:\s*$")
 DEFAULT_LISTING_WEIGHTS = ListingWeights()
 
 _SUMMARY_LINE = re.compile(r"total \d|.{20,120}\s\.{1,2}$")  # the total, `.` and `..`
-_DAY = r"(?:[^\W\d]{3,5}\.?\s+\d{1,2}\.?|\d{1,2}\.?\s+[^\W\d]{3,5}\.?|(?:\d{4}-)?\d\d-\d\d)"
+_DAY = r"(?:[^\W\d]{3,5}\.?\s+\d{1,2}\.?|\d{1,2}\.?\s+[^\W\d]{3,5}\.?|(?:\d{4}-)?\d\d-\d\d|\d\d-[A-Z][a-z]{2}-\d\d)"
 _TIME = r"(?:\d{1,2}:\d\d(?::\d\d\S{0,12}(?: [+-]\d{4})?)?|\d{4})"
-_LISTING_ENTRY = re.compile(rf"[-dlbcpsD][-rwxsStTl]{{9}}[.+@]?\s+\d+\s.{{4,80}}?\s{_DAY}\s+{_TIME}\s+(?=\S)")
+_LISTING_ENTRY = re.compile(
+    rf"[-dlbcpsD][-rwxsStTl]{{9}}[.+@]?\s+(?:[\d.]+\s.{{4,80}}?|\S+/\S+\s+\d+)\s{_DAY}\s+{_TIME}\s+(?=\S)"
+)
 
 
 class ListingCompressor:

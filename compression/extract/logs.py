@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from ..compressor import CompressedPassage, Task
 from . import log_entries
-from .core import line_values, severity, thinning
-from .core.scoring import boost_ends, score_question, smooth_scores
+from .core import bm25, line_values, severity, thinning
+from .core.scoring import boost_ends, score_matches, smooth_scores
 from .core.selection import Units, compress_units
 from .log_entries import LogEntries, LogWeights
 
@@ -52,9 +52,21 @@ class LogCompressor:
         task = thinning.thin(task, partial(log_entries.find_entry, task.text))
         entries = log_entries.parse_entries(task.text, weights)
         templates = log_entries.extract_entry_templates(task.text, entries, weights)
-        scores = _score_entries(task, entries, templates, weights)
+        query = bm25.parse_query(task.question, weights)
+        counts = bm25.count_terms(task.text, entries.spans, query)
+        matches = score_matches(entries.spans, counts, query)
+        scores = _score_entries(task, entries, templates, matches, weights)
         if not entries.has_cut_entries:
-            units = Units(task.text, entries.spans, scores, "lines", weights, sizes=entries.sizes, templates=templates)
+            units = Units(
+                task.text,
+                entries.spans,
+                scores,
+                "lines",
+                weights,
+                sizes=entries.sizes,
+                templates=templates,
+                matches=[frozenset(counts[i]) if i in counts else template for i, template in enumerate(templates)],
+            )
             return compress_units(task, units)
         owners = [entry for entry, (first, after) in enumerate(entries.bounds()) for _ in range(first, after)]
         firsts = [entries.first_pieces[owner] for owner in owners]
@@ -73,10 +85,11 @@ class LogCompressor:
         return compress_units(task, units)
 
 
-def _score_entries(task: Task, entries: LogEntries, templates: Sequence[str], weights: LogWeights) -> list[float]:
-    """Score each entry by the question, its severity, and the frequency of its template."""
-    matches = _take_best_pieces(score_question(task.text, entries.spans, task.question, weights), entries)
-    matches = smooth_scores(matches, weights.neighbour_weight)
+def _score_entries(
+    task: Task, entries: LogEntries, templates: Sequence[str], matches: Sequence[float], weights: LogWeights
+) -> list[float]:
+    """Score each entry by the matches of its pieces, its severity, and the frequency of its template."""
+    matches = smooth_scores(_take_best_pieces(matches, entries), weights.neighbour_weight)
     grades = _take_best_pieces(severity.grade_lines(task.text, entries.spans), entries)
     frequencies = Counter(templates)
     severities = smooth_scores(

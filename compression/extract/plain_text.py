@@ -12,29 +12,33 @@ from itertools import pairwise
 from math import log
 
 from ..compressor import CompressedPassage, Task
-from .core import answer_types, bm25, diagnosis, line_values, lines, record_starts, records, severity, thinning
+from . import table_parser
+from .core import (
+    answer_types,
+    bm25,
+    diagnosis,
+    line_values,
+    lines,
+    query_plans,
+    record_starts,
+    records,
+    severity,
+    thinning,
+)
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.lines import LineWeights
 from .core.records import Structure
 from .core.scoring import boost_ends, normalize_scores, score_matches, smooth_scores
 from .core.selection import Units, compress_units
+from .table_parser import ColumnBlock
+from .tables import DEFAULT_TABLE_WEIGHTS, find_odd_rows, iter_asked_rows
 
 CHARACTERS_PER_TOKEN = 4
+MAX_SECTION_LINES = 60  # of a section whose severity all of its lines gain; less if it is longer
 ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
 
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
-_COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
-_STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "truncated")
-_COUNTER = re.compile(
-    r"(?<!#)\b(?:exit[ _-]?(?:code|status)|restart(?:s|[ _]?count)|errors?|fail(?:ed|ures?)|unreachable|rejected|"
-    r"killed)"
-    r"[\"']?\s{0,20}[:=]\s{0,20}[\"']?(\d+)\b",
-    re.IGNORECASE,
-)
-_FAILED_STATE = re.compile(
-    r"[a-z]backoff\b|\b(?:unhealthy|degraded|evicted|oomkilled|not ?ready|truncated)\b", re.IGNORECASE
-)
 _HINT = re.compile(r"[ \t]*\([A-Za-z][^\n]*\)\s*$")  # `(use "git add <file>..." to update what will be committed)`
 
 
@@ -59,9 +63,12 @@ class PlainTextWeights(LineWeights):
     outline_share: float = weight(0.5, "top lines that others belong to, kept if shorter", "share of target")
     max_outline_lines: int = weight(12, "the same", "lines")
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
+    odd_value_bonus: float = weight(0.4, "a value unlike those of the same key, or a missing one")
+    max_statuses: int = weight(8, "statuses of HTTP responses that are always kept", "lines")
+    slow_step_bonus: float = weight(1.0, "a slow step of a query plan, and more by its share of the time")
     asked_bonus: float = weight(1.0, "a field with the greatest or the least value, if asked for")
     named_bonus: float = weight(1.0, "one of a few lines that begin with a word of the question")
-    named_record_bonus: float = weight(0.6, "a line directly below such a line")
+    named_record_bonus: float = weight(1.0, "a line below such a line")
     remedy_bonus: float = weight(1.0, "a remedy, or a setting related to the failure, if something is wrong")
     boilerplate_factor: float = weight(0.3, "a digest, or where a log is, if the question asks what is wrong", "factor")
     hint_factor: float = weight(0.3, "a line in brackets", "factor")
@@ -95,9 +102,12 @@ class PlainTextCompressor:
             return None
         structure = records.find_structure(text, spans)
         templates = extract_line_templates(text, spans)
-        grades = grade_counters(text, spans, severity.grade_lines(text, spans))
-        scores = self._score_lines(task, spans, structure, templates, grades)
+        grades = severity.grade_counters(text, spans, severity.grade_lines(text, spans))
+        blocks = list(table_parser.find_blocks(text, spans))
+        scores = self._score_lines(task, spans, structure, templates, grades, blocks)
         verdicts = lines.select_verdicts(text, spans, grades, weights)
+        steps = query_plans.find_steps(text, spans)  # their times make sense without the steps above
+        statuses = line_values.find_status_lines(text, spans)
         share = int(weights.whole_record_share * task.target * CHARACTERS_PER_TOKEN)
         limit = max(weights.min_whole_characters, min(weights.max_whole_characters, share))
         firsts = records.group_lines(structure, spans, limit)
@@ -115,13 +125,20 @@ class PlainTextCompressor:
             "pieces" if lines.has_pieces(text, spans) else "lines",
             weights,
             sizes=[after - first for first, after in bounds],
-            parents=[owners[structure.parents[first]] if structure.parents[first] >= 0 else -1 for first in firsts],
+            parents=[
+                owners[structure.parents[first]] if structure.parents[first] >= 0 and first not in steps else -1
+                for first in firsts
+            ],
             partners={
                 owners[first]: owners[line]
-                for first, line in structure.identities.items()
+                for first, line in (
+                    *((row, block.header) for block in blocks for row in block.rows),
+                    *line_values.find_key_elements(text, spans),
+                    *structure.identities.items(),
+                )
                 if owners[first] != owners[line]
             },
-            required=sorted({owners[index] for index in (*verdicts, *outline)}),
+            required=sorted({owners[index] for index in (*verdicts, *outline, *statuses[: weights.max_statuses])}),
             templates=unit_templates,
             matches=[
                 (shapes[first] if after == first + 1 else None) or template
@@ -154,11 +171,12 @@ class PlainTextCompressor:
         structure: Structure,
         templates: Sequence[str],
         grades: Sequence[int],
+        blocks: Sequence[ColumnBlock],
     ) -> list[float]:
         weights = self.weights
         is_diagnosis = diagnosis.asks_what_is_wrong(task.question)
         match_factor, severity_factor = weights.diagnosis_factors if is_diagnosis else (1.0, 1.0)
-        matches = self._match_question(task, spans, structure, templates)
+        matches = self._match_question(task, spans, structure, templates, blocks)
         frequencies = Counter(templates)
         common = {grade for grade, count in Counter(grades).items() if 2 * count > len(spans)}
         occurrences: Counter[str] = Counter()
@@ -178,6 +196,8 @@ class PlainTextCompressor:
         for index, bonus in enumerate(spread_severity(structure, severities, weights.section_severity)):
             scores[index] += bonus
         self._add_bonuses(task, spans, structure, templates, scores)
+        for index, bonus in _iter_row_bonuses(task, blocks):
+            scores[index] += bonus
         return scores
 
     def _add_bonuses(
@@ -204,20 +224,32 @@ class PlainTextCompressor:
         query = bm25.parse_query(task.question, weights)
         asked = bm25.parse_query(answer_types.extract_last_question(task.question), weights)
         named = set(line_values.find_named_lines(task.text, spans, asked))  # a call may name many more
+        named.update(line_values.find_named_titles(task.text, spans, titles, asked))
+        below: dict[int, None] = {}
+        for index, parent in enumerate(structure.parents) if named else ():
+            if parent in named or parent in below:
+                below[index] = None
         remedies: list[int] = []
         if diagnosis.asks_what_is_wrong(task.question):
             remedies += diagnosis.find_remedies(task.text, spans)
             remedies += diagnosis.find_related_settings(task.text, spans)
+        odd_values, empty_values = line_values.find_odd_values(task.text, spans)
+        asks_for_empty = answer_types.EMPTY.search(task.question) is not None
         for indices, bonus in (
+            (odd_values, weights.odd_value_bonus),
+            (empty_values, weights.asked_bonus if asks_for_empty else weights.odd_value_bonus),
             (remedies, weights.remedy_bonus),
             (line_values.find_asked_values(task.text, spans, task.question, query), weights.asked_bonus),
             (named or line_values.find_named_lines(task.text, spans, query), weights.named_bonus),
-            ([index for index, parent in enumerate(structure.parents) if parent in named], weights.named_record_bonus),
+            (below, weights.named_record_bonus),
             (line_values.find_far_numbers(task.text, spans, templates), weights.far_number_bonus),
             (find_odd_openings(task.text, spans, weights), weights.odd_opening_bonus),
         ):
             for index in indices:
                 scores[index] += bonus
+        steps = query_plans.find_steps(task.text, spans)
+        for index, share in query_plans.score_steps(task.text, spans, structure.parents, steps):
+            scores[index] += weights.slow_step_bonus * (1.0 + share)
         boost_ends(scores, weights.edge_bonus)
         scores[0] += weights.edge_bonus * records.is_identity(task.text, spans[0])
         for position, bonus in enumerate(weights.tail_bonuses[: len(scores)], start=1):
@@ -238,11 +270,17 @@ class PlainTextCompressor:
                 scores[index] *= self.weights.boilerplate_factor
 
     def _match_question(
-        self, task: Task, spans: Sequence[Span], structure: Structure, templates: Sequence[str]
+        self,
+        task: Task,
+        spans: Sequence[Span],
+        structure: Structure,
+        templates: Sequence[str],
+        blocks: Sequence[ColumnBlock],
     ) -> list[float]:
         """Score lines by their own words, the words of their record, and the line that they belong to.
 
-        A line like an earlier one scores less, unless it is in another record that matches the question.
+        A line like an earlier one scores less, unless it is in another record that matches the question. The names of
+        columns do not raise their rows.
         """
         weights = self.weights
         query = bm25.parse_query(task.question, weights)
@@ -252,6 +290,8 @@ class PlainTextCompressor:
         own = normalize_scores(bm25.score_counts(spans, counts, query))
         scores = smooth_scores(own, weights.neighbour_weight)
         owners, record_scores = score_records(spans, structure, counts, query)
+        for row in (row for block in blocks for row in block.rows):
+            owners[row] = -1
         occurrences: Counter[str] = Counter()
         record_occurrences: Counter[tuple[str, int]] = Counter()
         inherited = [0.0] * len(spans)
@@ -272,6 +312,16 @@ class PlainTextCompressor:
                     scores[index] * (0.5 + 0.5 * record_score) + record_weight * record_score + inherited[index]
                 )
         return scores
+
+
+def _iter_row_bonuses(task: Task, blocks: Sequence[ColumnBlock]) -> Iterator[tuple[int, float]]:
+    """Yield the rows of columns that the question asks for, or that are odd among many, with their bonus."""
+    weights = DEFAULT_TABLE_WEIGHTS
+    query = bm25.parse_query(task.question, weights)
+    for _, rows, names, columns in blocks:
+        yield from ((rows[row], bonus) for row, bonus in iter_asked_rows(names, columns, task.question, query, weights))
+        if len(rows) >= weights.min_rows:
+            yield from ((rows[row], bonus) for row, bonus in find_odd_rows(names, columns, query, weights).items())
 
 
 def _thin(task: Task) -> Task:
@@ -314,36 +364,6 @@ def extract_line_templates(text: str, spans: Sequence[Span]) -> list[str]:
     ]
 
 
-def grade_counters(text: str, spans: Sequence[Span], grades: Sequence[int]) -> list[int]:
-    """Correct the grades of lines with counters of failures: `Exit Code: 137` is an error, `failed=0` is not."""
-    corrected = list(grades)
-    for index, line_counts in _find_counters(text, spans).items():
-        if any(line_counts):
-            corrected[index] = max(corrected[index], severity.ERROR)
-        elif corrected[index] == severity.ERROR:
-            corrected[index] = 0
-    for index, _ in _iter_matching_lines(_STATE_WORDS, _FAILED_STATE, text, spans):
-        corrected[index] = max(corrected[index], severity.ERROR)
-    return corrected
-
-
-def _find_counters(text: str, spans: Sequence[Span]) -> dict[int, list[bool]]:
-    """Return for each line with counters whether each of them is more than zero."""
-    counters: dict[int, list[bool]] = {}
-    for index, match in _iter_matching_lines(_COUNTED_WORDS, _COUNTER, text, spans):
-        counters.setdefault(index, []).append(match[1].strip("0") != "")
-    return counters
-
-
-def _iter_matching_lines(
-    words: Sequence[str], pattern: re.Pattern[str], text: str, spans: Sequence[Span]
-) -> Iterator[tuple[int, re.Match[str]]]:
-    """Yield the matches of a pattern in the lines that contain one of the words, in lower case."""
-    for index in sorted(set(severity.find_lines_with_words(text, words, spans))):
-        for match in pattern.finditer(text, *spans[index]):
-            yield index, match
-
-
 def spread_severity(structure: Structure, severities: Sequence[float], share: float) -> list[float]:
     """Return for each line a bonus for the worst severity in its section, and `share` of it per section further out."""
     parents = structure.parents
@@ -355,7 +375,8 @@ def spread_severity(structure: Structure, severities: Sequence[float], share: fl
     bonuses = [0.0] * len(parents)
     for index, parent in enumerate(parents):
         if parent >= 0:
-            bonuses[index] = max(severities[parent], worst[parent], bonuses[parent])
+            nearness = min(1.0, MAX_SECTION_LINES / (structure.ends[parent] - parent))
+            bonuses[index] = max(severities[parent], nearness * worst[parent], bonuses[parent])
     return bonuses
 
 

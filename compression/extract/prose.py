@@ -12,7 +12,7 @@ from math import log
 from unicodedata import category
 
 from ..compressor import CompressedPassage, Task
-from .core import answer_types, semantic, severity
+from .core import answer_types, records, semantic, severity
 from .core.base_weights import ExtractWeights, weight
 from .core.bm25 import Span
 from .core.headings import find_parent_headings
@@ -81,6 +81,7 @@ class ProseCompressor:
             ends > 0
             and len(sample) / ends <= self.weights.max_mean_sentence_characters
             and _compute_wordy_share(sample) >= self.weights.min_wordy_share
+            and not records.are_fields(sample)
         )
 
     def compress(self, task: Task) -> CompressedPassage | None:

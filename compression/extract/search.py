@@ -231,7 +231,7 @@ def is_result_list(text: str, weights: SearchWeights = DEFAULT_SEARCH_WEIGHTS) -
     headed = sum(_HEADED_LINE.match(line) is not None for line in sample)
     located = sum(_LOCATED_LINE.match(line[:MAX_LINE_CHARACTERS]) is not None for line in flush)
     paths = sum(_HEADING.match(line[:MAX_LINE_CHARACTERS]) is not None for line in flush)
-    is_listed = located + paths >= weights.min_flush_share * len(flush)
+    is_listed = bool(flush) and located + paths >= weights.min_flush_share * len(flush)
     return len(sample) >= 5 and headed + located >= weights.min_located_share * len(sample) and is_listed
 
 

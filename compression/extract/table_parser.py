@@ -8,6 +8,7 @@ import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from .core.base_weights import weight
@@ -17,14 +18,20 @@ from .core.word_search import WordFinder
 
 MAX_NAME_CHARACTERS = 60
 MIN_WORD_COLUMNS = 4  # separated by single blanks
+MIN_BLOCK_ROWS = 4  # of columns inside another text
 MAX_RECORD_LINES = 50  # of a record with line ends in quoted cells
 
-_RULE_LINE = re.compile(r"[ \t]*(?=[^\n]{0,400}-{2})[|+][-=+:| \t]*$|[ \t]*-{2,}(?:[-+| \t:]*-)?[ \t]*$")
-_COLUMN_NAME = re.compile(r"[^\W\d]|[#%]|\d+[KMG]|$")
-_NOT_COLUMN_NAME = re.compile(r"\d:\d\d|[{}=<>;]|\w\(")
+_RULE_LINE = re.compile(
+    r"[ \t]*(?=[^\n]{0,400}(?:-{2}|={3}))[|+][-=+:| \t]*$|[ \t]*-{2,}(?:[-+| \t:]*-)?[ \t]*$|"
+    r"[ \t]*={3,}(?: +={3,})+[ \t]*$"
+)
+_COLUMN_NAME = re.compile(r"[^\W\d]|[#%]|\d+[KMG]|\|\|/|$")  # dpkg's state has bars above it
+_RULE_SEGMENT = re.compile(r"={2,}|-{2,}|\+{2,}")
+_NOT_COLUMN_NAME = re.compile(r"\d:\d\d|[{}=<>;]|\w\((?![a-z%/]{1,12}\)$)")  # `MEMORY(bytes)` is one
 _CAPITAL_HEADER = re.compile(r"[A-Z][A-Z0-9_%/()#:.-]*(?: [A-Z][A-Z0-9_%/()#:.-]*)*(?:\s{2,}|\t|$)")
 _WORD_NAME = re.compile(r"[A-Z%#\d][\w%#+/().:-]*$")
 _NUMBERS = re.compile(r"[-\d.,:%+kKMGTiB ]+")
+_BLOCK_HEADER = re.compile(r"[ \t]*[A-Za-z%#][\w%#+/().:<>-]*+(?:[ \t]+[A-Za-z%#][\w%#+/().:<>-]*+){2,29}\s*$")
 _COLUMN_GAP = re.compile(r"\s{2,}|\t")
 
 SplitFunction = Callable[[str], Sequence[str]]
@@ -44,6 +51,9 @@ class TableWeights(OutlierWeights):
     max_empty_share: float = weight(0.1, "empty cells of a column that are outliers, at most", "share of cells")
     edge_bonus: float = weight(0.2, "one of the first rows, or the last")
     asked_bonus: float = weight(1.0, "a row with the greatest, the least or the empty cell asked for")
+    named_bonus: float = weight(1.0, "one of a few rows with a cell that the question names")
+    kind_bonus: float = weight(0.36, "the first row with a combination of common values")
+    max_kinds: int = weight(12, "combinations of values of which the first row is shown, at most", "combinations")
     asked_rows: int = weight(5, "greatest or least rows with this bonus", "rows")
     shown_rows: int = weight(3, "first rows with this bonus", "rows")
 
@@ -59,6 +69,15 @@ class ParsedTable(NamedTuple):
     rows: list[int]
     parents: list[int]
     header_rules: dict[int, int]
+    names: Sequence[str]
+    columns: Sequence[Sequence[str]]
+
+
+class ColumnBlock(NamedTuple):
+    """Columns inside another text: the lines of the header and of the rows, names, and stripped cells by column."""
+
+    header: int
+    rows: list[int]
     names: Sequence[str]
     columns: Sequence[Sequence[str]]
 
@@ -112,11 +131,50 @@ def parse_table(text: str, weights: TableWeights) -> ParsedTable | None:
     )
 
 
+def find_blocks(text: str, spans: Sequence[Span]) -> Iterator[ColumnBlock]:
+    """Yield the columns inside a text, such as the devices below the processor in `iostat`."""
+    index = 0
+    while index < len(spans) - MIN_BLOCK_ROWS:
+        block = _read_block(text, spans, index)
+        if block is not None:
+            yield block
+        index = block.rows[-1] + 1 if block is not None else index + 1
+
+
+def _read_block(text: str, spans: Sequence[Span], header: int) -> ColumnBlock | None:
+    """Read the columns below a line of names, until the first line with another number of cells."""
+    if not _BLOCK_HEADER.match(text, *spans[header]):
+        return None
+    line = text[slice(*spans[header])]
+    first = header + 1 + (_RULE_LINE.match(text, *spans[header + 1]) is not None)
+    for split_line, least in ((_split_aligned, 3), (_make_word_splitter(len(line.split())), MIN_WORD_COLUMNS)):
+        names = split_line(line)
+        if not least <= len(names) == len(set(names)):
+            continue
+        rows: list[Sequence[str]] = []
+        for index in range(first, len(spans)):
+            cells = split_line(text[slice(*spans[index])])
+            is_text = len(rows) == MIN_BLOCK_ROWS and split_line is not _split_aligned and not _has_numbers(rows)
+            if len(cells) != len(names) or is_text:
+                break
+            rows.append(cells)
+        if len(rows) >= MIN_BLOCK_ROWS and (split_line is _split_aligned or _has_numbers(rows[:MIN_BLOCK_ROWS])):
+            return ColumnBlock(header, list(range(first, first + len(rows))), names, list(zip(*rows, strict=True)))
+    return None
+
+
+def _has_numbers(rows: Sequence[Sequence[str]]) -> bool:
+    """Return True if a column other than the last one has only numbers."""
+    return any(_NUMBERS.fullmatch(" ".join(column)) is not None for column in list(zip(*rows, strict=True))[:-1])
+
+
 def _find_rule_lines(text: str, spans: Sequence[Span]) -> Iterator[int]:
-    """Yield the indices of the lines that are rules; every rule contains two adjacent dashes."""
-    for index in WordFinder(text, ("--",)).find_spans("--", [start for start, _ in spans], spans):
-        if _RULE_LINE.match(text, *spans[index]):
-            yield index
+    """Yield the indices of the lines that are rules; every rule contains two adjacent dashes, or three equals signs."""
+    starts = [start for start, _ in spans]
+    for mark in ("--", "==="):
+        for index in WordFinder(text, (mark,)).find_spans(mark, starts, spans):
+            if _RULE_LINE.match(text, *spans[index]):
+                yield index
 
 
 def _detect_format(sample: str, weights: TableWeights) -> _TableFormat | None:
@@ -124,7 +182,8 @@ def _detect_format(sample: str, weights: TableWeights) -> _TableFormat | None:
     plain_lines = _split_records(sample, "")[:end]
     quoted_lines = _split_records(sample, ",")[:end] if '"' in sample else plain_lines
     preamble = weights.max_preamble_lines
-    for separator in ("", "\t", ",", ";", "|"):
+    has_tabs = bool(plain_lines) and all("\t" in line for line in plain_lines)
+    for separator in ("\t", "", ",", ";", "|") if has_tabs else ("", "\t", ",", ";", "|"):
         lines = quoted_lines if separator else plain_lines
         if len(lines) <= weights.min_rows or not any(separator in line for line in lines[:preamble]):
             continue
@@ -154,10 +213,14 @@ def _is_header_repeated(lines: Sequence[str], split_line: SplitFunction, preambl
 
 def _list_undelimited_splits(lines: Sequence[str], preamble: int) -> list[SplitFunction]:
     """Return the candidate splitters for a table with cells aligned by boxes or blanks."""
-    if any(map(_RULE_LINE.match, lines[1 : preamble + 2])):
-        has_bars = any("|" in line for line in lines[: preamble + 2])
-        return [_split_boxed] if has_bars else [_split_aligned, str.split]
-    splits: list[SplitFunction] = [_split_aligned] if any(map(_CAPITAL_HEADER.match, lines[:preamble])) else []
+    rule = next((index for index in range(1, preamble + 2) if _RULE_LINE.match(lines[index])), 0)
+    if rule:
+        if any("|" in line for line in lines[rule + 1 : rule + 3]):
+            return [_split_boxed]
+        starts = [match.start() for match in _RULE_SEGMENT.finditer(lines[rule])]
+        return [_make_fixed_splitter(starts), _split_aligned, str.split] if len(starts) > 1 else [_split_aligned]
+    is_aligned = len(_split_aligned(lines[0])) >= MIN_WORD_COLUMNS or any(map(_CAPITAL_HEADER.match, lines[:preamble]))
+    splits: list[SplitFunction] = [_split_aligned] if is_aligned else []
     return [*splits, *_list_word_splits(lines, preamble)]
 
 
@@ -175,6 +238,18 @@ def _list_word_splits(lines: Sequence[str], preamble: int) -> Iterator[SplitFunc
 
 def _make_word_splitter(width: int) -> SplitFunction:
     return lambda line: line.replace("Mounted on", "Mounted-on").split(None, width - 1)
+
+
+def _make_fixed_splitter(starts: Sequence[int]) -> SplitFunction:
+    """Return a function that splits a line at these offsets; a line with a word across one of them is one cell."""
+    bounds = list(pairwise([*starts, None]))
+
+    def split_line(line: str) -> list[str]:
+        if any(line[start - 1 : start + 1].strip(" ") not in (line[start : start + 1], "") for start in starts[1:]):
+            return [line]
+        return [line[start:end].strip() for start, end in bounds]
+
+    return split_line
 
 
 def _split_boxed(line: str) -> list[str]:
@@ -221,7 +296,7 @@ def _is_header(names: Sequence[str]) -> bool:
 
 
 def _compute_row_share(lines: Sequence[str], split_line: SplitFunction, width: int, weights: TableWeights) -> float:
-    matches = [len(split_line(line)) == width for line in lines if "--" not in line or not _RULE_LINE.match(line)]
+    matches = [len(split_line(line)) == width for line in lines if not _RULE_LINE.match(line)]
     return sum(matches) / len(matches) if len(matches) > weights.min_rows else 0.0
 
 

@@ -11,7 +11,7 @@ from math import log
 
 from ..compressor import CompressedPassage, Task
 from . import table_parser
-from .core import answer_types, bm25, lines, severity, terms
+from .core import answer_types, bm25, line_values, lines, severity, terms
 from .core.outliers import find_extremes, find_outliers, rank_numbers
 from .core.scoring import score_matches
 from .core.selection import Units, compress_units
@@ -48,9 +48,7 @@ class TableCompressor:
         scores = score_matches(table.spans, counts, query)
         for index, grade in enumerate(severity.grade_lines(text, table.spans)):
             scores[index] += weights.outlier_bonus if grade >= severity.ERROR else 0.0
-        for index, bonus in self._iter_row_bonuses(text, table, query):
-            scores[index] += bonus
-        for row, bonus in self._iter_asked_rows(table, task.question, query):
+        for row, bonus in self._iter_row_bonuses(text, table, task, query):
             scores[table.rows[row]] += bonus
         for index in {*table.rows[: weights.shown_rows], table.rows[-1]}:
             scores[index] += weights.edge_bonus
@@ -70,41 +68,77 @@ class TableCompressor:
         units.ranking[:] = sorted(set(range(len(scores))) - rules, key=lambda index: (-scores[index], index))
         return compress_units(task, units)
 
-    def _iter_asked_rows(self, table: ParsedTable, question: str, query: bm25.Query) -> Iterator[tuple[int, float]]:
-        """Yield the rows with the greatest, the least or the empty cells asked for, with their bonus."""
-        named = [cells for name, cells in zip(table.names, table.columns, strict=True) if bm25.is_named(name, query)]
-        bonus = self.weights.asked_bonus
-        for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True)):
-            if pattern.search(question):
-                for cells in named or table.columns:
-                    ranking = rank_numbers(cells, self.weights.asked_rows if named else 1, least=least)
-                    yield from ((row, bonus * (1 + 1 / (1 + rank))) for rank, row in enumerate(ranking))
-        stems = [terms.stem((match[1] or match[2]).lower())[:5] for match in _ABSENCE.finditer(question)]
-        for name, cells in zip(table.names, table.columns, strict=True):
-            if any(word.startswith(stem) for word in name.lower().replace("_", " ").split() for stem in stems):
-                yield from ((row, bonus) for row, cell in enumerate(cells) if cell.lower() in EMPTY_CELLS)
-
-    def _iter_row_bonuses(self, text: str, table: ParsedTable, query: bm25.Query) -> Iterator[tuple[int, float]]:
-        """Yield the rows with a remarkable cell, and those unlike most rows, with their bonus."""
+    def _iter_row_bonuses(
+        self, text: str, table: ParsedTable, task: Task, query: bm25.Query
+    ) -> Iterator[tuple[int, float]]:
+        """Yield the rows that the question asks for or names, and those unlike most rows, with their bonus."""
         weights = self.weights
-        bonuses: dict[int, float] = {}
-        for name, cells in zip(table.names, table.columns, strict=True):
-            factor = weights.named_column_factor if bm25.is_named(name, query) else 1.0
-            outliers = (*find_outliers(cells, weights), *_find_empty_cells(cells, weights.max_empty_share))
-            frequencies = Counter(cells[row] for row in outliers)
-            scores = {row: weights.outlier_bonus / (1.0 + log(frequencies[cells[row]])) for row in outliers}
-            for row in find_extremes(cells, weights):
-                scores[row] = max(scores.get(row, 0.0), weights.extreme_bonus)
-            for row, score in scores.items():
-                bonuses[row] = max(bonuses.get(row, 0.0), factor * score)
-        for row, bonus in bonuses.items():
-            yield table.rows[row], bonus
-        templates = lines.extract_templates(text, [table.spans[index] for index in table.rows])
+        yield from iter_asked_rows(table.names, table.columns, task.question, query, weights)
+        yield from find_odd_rows(table.names, table.columns, query, weights).items()
+        spans = [table.spans[index] for index in table.rows]
+        yield from ((row, weights.named_bonus) for row in line_values.find_named_lines(text, spans, query))
+        templates = lines.extract_templates(text, spans)
         frequencies = Counter(templates)
         if 2 * max(frequencies.values()) >= len(templates):
-            for index, template in zip(table.rows, templates, strict=True):
-                if frequencies[template] == 1:
-                    yield index, weights.outlier_bonus
+            yield from (
+                (row, weights.outlier_bonus) for row, template in enumerate(templates) if frequencies[template] == 1
+            )
+
+
+def iter_asked_rows(
+    names: Sequence[str], columns: Sequence[Sequence[str]], question: str, query: bm25.Query, weights: TableWeights
+) -> Iterator[tuple[int, float]]:
+    """Yield the rows with the greatest, the least or the empty cells asked for, with their bonus."""
+    bonus, count = weights.asked_bonus, weights.asked_rows
+    for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True)):
+        if pattern.search(question):
+            named_columns = list(zip(names, columns, strict=True))
+            rankings = line_values.rank_asked_columns(named_columns, question, query, count, least=least)
+            for ranking in [rows for _, rows in rankings] or [rank_numbers(cells, 1, least=least) for cells in columns]:
+                yield from ((row, bonus * (1 + 1 / (1 + rank))) for rank, row in enumerate(ranking))
+    stems = [terms.stem((match[1] or match[2]).lower())[:5] for match in _ABSENCE.finditer(question)]
+    asks_for_empty = answer_types.EMPTY.search(question) is not None
+    for name, cells in zip(names, columns, strict=True):
+        is_named = any(word.startswith(stem) for word in name.lower().replace("_", " ").split() for stem in stems)
+        if is_named or asks_for_empty:
+            empty = [row for row, cell in enumerate(cells) if cell.lower() in EMPTY_CELLS]
+            yield from ((row, bonus) for row in empty if is_named or 2 * len(empty) <= len(cells))
+
+
+def find_odd_rows(
+    names: Sequence[str], columns: Sequence[Sequence[str]], query: bm25.Query, weights: TableWeights
+) -> dict[int, float]:
+    """Return the rows with a remarkable cell, or a rare combination of cells, with their bonus."""
+    bonuses: dict[int, float] = {}
+    for name, cells in zip(names, columns, strict=True):
+        factor = weights.named_column_factor if bm25.is_named(name, query) else 1.0
+        outliers = (*find_outliers(cells, weights), *_find_empty_cells(cells, weights.max_empty_share))
+        frequencies = Counter(cells[row] for row in outliers)
+        scores = {row: weights.outlier_bonus / (1.0 + log(frequencies[cells[row]])) for row in outliers}
+        for row in find_extremes(cells, weights):
+            scores[row] = max(scores.get(row, 0.0), weights.extreme_bonus)
+        for row, score in scores.items():
+            bonuses[row] = max(bonuses.get(row, 0.0), factor * score)
+    for row, frequency in _find_kinds(columns, weights):
+        bonus = weights.outlier_bonus / (1.0 + log(frequency)) if frequency else weights.kind_bonus
+        bonuses[row] = max(bonuses.get(row, 0.0), bonus)
+    return bonuses
+
+
+def _find_kinds(columns: Sequence[Sequence[str]], weights: TableWeights) -> Iterator[tuple[int, int]]:
+    """Yield the rows with a rare combination of common values, with its frequency; of others, the first row with 0."""
+    total = len(columns[0])
+    common = [cells for cells in columns if 1 < len(set(cells)) <= max(3, total // 10)]
+    if total < weights.min_values or not common:
+        return
+    kinds = list(zip(*common, strict=True))
+    counts = Counter(kinds)
+    if len(counts) > weights.max_kinds:
+        return
+    first_rows = {kind: row for row, kind in reversed(list(enumerate(kinds)))}
+    rare = {kind for kind, count in counts.items() if count <= max(1, total // 20)}
+    yield from ((row, counts[kind]) for row, kind in enumerate(kinds) if kind in rare)
+    yield from ((row, 0) for kind, row in first_rows.items() if kind not in rare)
 
 
 def _find_empty_cells(cells: Sequence[str], max_share: float) -> list[int]:

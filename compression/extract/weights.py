@@ -11,7 +11,7 @@ from .core.outliers import OutlierWeights
 from .core.stack_traces import TraceWeights
 from .diffs import DiffWeights
 from .html_parser import HtmlWeights
-from .json.selector import JsonWeights
+from .json.weights import JsonWeights
 from .listing import ListingWeights
 from .log_entries import LogWeights
 from .numbered_documents import DocumentWeights

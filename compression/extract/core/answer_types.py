@@ -15,12 +15,41 @@ MAX_UNITS = 300  # units examined, the best by score
 _MAX_QUESTION_TAIL = 4_000  # characters searched for the last question
 
 GREATEST = re.compile(
-    r"\b(?:most|largest|biggest|highest|greatest|longest|strongest|newest|latest|slowest|max(?:imum)?|top)\b",
+    r"\b(?:most|largest|biggest|highest|greatest|longest|strongest|newest|latest|youngest|slowest|max(?:imum)?|top|busiest|"
+    r"heaviest|hottest|fullest|why\b.{0,40}\bso (?:large|big|high|long))\b|"
+    r"\b(?:größt|meist|höchst|längst|langsamst)\w{0,2}\b|\bplus (?:grande?s?|gros(?:se)?s?|longue?s?)\b|"
+    r"\bmás (?:grande|larg|alt)",
     re.IGNORECASE,
 )
 LEAST = re.compile(
-    r"\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|min(?:imum)?)\b", re.IGNORECASE
+    r"\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|cheapest|min(?:imum)?)\b|"
+    r"\b(?:kleinst|niedrigst|kürzest|ältest)\w{0,2}\b",
+    re.IGNORECASE,
 )
+EMPTY = re.compile(
+    r"\b(?:nobody|no ?one|never|unset|empty|blank|missing|(?:not|n't) (?:been |yet )?(?:set|filled|given|assigned))\b",
+    re.IGNORECASE,
+)
+_AGE_WORDS = r"\b(?:newest|latest|youngest|oldest|earliest|(?:most|least) recent(?:ly)?)\b"
+# A question about one of these reads the columns and fields whose names match.
+_MEASURES = (
+    (r"memory|\bram\b|speicher|mémoire", r"mem(?:ory)?|%mem|rss|res|pss|vsz"),
+    (r"\bcpus?\b|processor|busiest|busy|hottest|load", r"%?cpu(?:perc)?|%?util|load"),
+    (
+        r"\bspace\b|\bdisk|size|larg|\bbig|heav|storage|full|platz|groß|größ",
+        r"(?:\w+[-_ ])?size|size/off|(?:use|used|use%|capacity|bytes|length)",
+    ),
+    (
+        r"slow|long|fast|short|durat|latenc|langsam|lange",
+        r"(?:total[-_ ]?)?time|(?:\w+[-_ ])?duration(?:[-_ ]?ms)?|elapsed(?:[-_ ]?ms)?|latency|took",
+    ),
+    (_AGE_WORDS, r"age|etime|uptime|(?:\w+[-_ ]?)?(?:date|created|updated|modified|time|at)|last[-_ ]?\w+"),
+    (r"expensive|cheap|teuer|cost", r"(?:\w+[-_ ])?(?:price|cost|amount)"),
+)
+_MEASURE_PATTERNS = [
+    (re.compile(question, re.IGNORECASE), re.compile(name, re.IGNORECASE)) for question, name in _MEASURES
+]
+_AGE_NAME = re.compile(r"age|etime|elapsed|uptime", re.IGNORECASE)
 _QUESTION_SENTENCE = re.compile(r"[^.!?\n。！？؟]{1,4000}[?？؟]")
 _WORD = re.compile(r"\w+")
 _MONTH = "Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sep|Oct|Nov|Dec"
@@ -70,6 +99,20 @@ def extract_last_question(question: str) -> str:
     if sentences:
         return sentences[-1][-MAX_CHARACTERS:]
     return question if len(question) <= MAX_CHARACTERS else ""
+
+
+def is_measure(name: str, question: str) -> bool:
+    """Return True if a column or field of this name measures what the question asks about: SIZE for "space"."""
+    return any(
+        measure.fullmatch(name.strip()) is not None
+        for pattern, measure in _MEASURE_PATTERNS
+        if pattern.search(question) is not None
+    )
+
+
+def is_reversed(name: str, question: str) -> bool:
+    """Return True if the least value of a column is the greatest that is asked for: AGE for "newest"."""
+    return _AGE_NAME.fullmatch(name.strip()) is not None and re.search(_AGE_WORDS, question, re.IGNORECASE) is not None
 
 
 def match_answer_type(text: str, spans: Sequence[Span], question: str, scores: Sequence[float]) -> list[bool]:

@@ -55,6 +55,10 @@ _RELATED_SETTINGS = (  # words of a failure in lower case, and the settings that
         ("permission denied", "forbidden", "unauthorized", "eacces", "access denied"),
         r"\b(?:user|uid|gid|group|role|runAs\w{1,20}|fsGroup|mode|policy|service ?account(?:Name)?)[\"']?\s{0,20}[:=]",
     ),
+    (
+        ("noschedule", "failedscheduling", "unschedulable"),
+        r"\b(?:taints|tolerations|unschedulable|node-?selectors?)\b.*:",
+    ),
 )
 _SETTINGS = [(words, re.compile(setting, re.IGNORECASE)) for words, setting in _RELATED_SETTINGS]
 

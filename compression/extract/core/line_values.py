@@ -1,4 +1,4 @@
-"""Finds lines by their values: the greatest or least of a field or column, numbers far from others, named keys."""
+"""Finds lines by their values: the greatest or least of a field or column, odd values and numbers, named keys."""
 
 import re
 from collections import Counter
@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from . import answer_types, bm25, severity
 from .bm25 import Query, Span
-from .outliers import find_outlying_numbers, is_quantity, rank_numbers
+from .outliers import DEFAULT_OUTLIER_WEIGHTS, find_outliers, find_outlying_numbers, is_quantity, rank_numbers
 
 ASKED_LINES = 3  # with the greatest or least values of a field
+MAX_COMPARED_COLUMNS = 3  # more columns give one line each
 MAX_COLUMNS = 10  # of lines with columns, from the left
 MIN_NUMERIC_SHARE = 0.8  # of the lines with a number in a column
 MIN_COLUMN_LINES = 5
@@ -19,11 +20,24 @@ MAX_COMPARED_NUMBERS = 12  # of a line
 MAX_NAMED_LINES = 5  # more lines with a key are not told apart by it
 MIN_SHAPED_LINES = 30
 MIN_SHAPE_SHARE = 0.2  # of the lines
+MIN_AFFIX_CHARACTERS = 4  # of a word inside a key such as `passwordauthentication`
+MIN_PAIRS = 8  # with a key whose values are compared
+MAX_ODD_SHARE = 0.1  # pairs with an odd flag or without a value, at most
 MAX_NAMES = 30  # words of the question that may be keys
 
 _FIELD = re.compile(
     r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?([-+]?\d[\d.,]{0,20}[kKMGT]?)"
 )
+_PAIR = re.compile(
+    r"[\s-]{0,80}(?:export )?[\"'<]?([A-Za-z_][^\n:=|<>]{0,60}?)[\"']?\s{0,40}([:=|]|>(?=[^\n>]{0,80}</))[ \t]{0,40}"
+    r"([^\n<]{0,80})"
+)
+_FLAGS = [
+    (words.split(), frozenset(words.split()))
+    for words in ("on off", "yes no", "true false", "enabled disabled", "up down", "active inactive", "ok failed")
+]
+_STATUS_LINE = re.compile(r"[<>* ]{0,4}HTTP/\d(?:\.\d)? [1-5]\d\d\b")
+_ENDING = r"(?:ations?|ments?|ings?|e[dsr]?|ers|ie[sd]|ly|[sy])"  # that a stem lacks
 _NUMBER = re.compile(r"\d(?<![\w.]\d)\d{0,14}(?:\.\d{1,9})?(?![\w.])")  # begins with a set, which is searched fast
 _NAME = re.compile(r"[\w@][\w@+.-]*[\w+]")
 
@@ -37,9 +51,9 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
     directions = [least for pattern, least in patterns if pattern.search(question)]
     if not directions:
         return []
-    named = _find_named_fields(text, spans, query)
+    named = _find_named_fields(text, spans, question, query)
     columns = named or list(_iter_columns(text, spans))
-    count = ASKED_LINES if len(columns) == 1 or named else 1
+    count = ASKED_LINES if len(columns) <= MAX_COMPARED_COLUMNS or named else 1
     return [
         values[position][0]
         for values in columns
@@ -48,11 +62,32 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
     ]
 
 
-def _find_named_fields(text: str, spans: Sequence[Span], query: Query) -> list[list[tuple[int, str]]]:
+def rank_asked_columns(
+    columns: Sequence[tuple[str, Sequence[str]]], question: str, query: Query, count: int, *, least: bool
+) -> list[tuple[int, list[int]]]:
+    """Return the columns that measure what is asked, else those that are named, with their greatest or least rows.
+
+    A column is its name and its cells; only columns of numbers count.
+    """
+    measured = [index for index, (name, _) in enumerate(columns) if answer_types.is_measure(name, question)]
+    named = [index for index, (name, _) in enumerate(columns) if bm25.is_named(name, query)]
+    for indices in (measured, named):
+        rankings: list[tuple[int, list[int]]] = []
+        for index in indices:
+            name, cells = columns[index]
+            is_reversed = answer_types.is_reversed(name, question)
+            rankings.append((index, rank_numbers(cells, count, least=least != is_reversed)))
+        if any(rows for _, rows in rankings):
+            return rankings
+    return []
+
+
+def _find_named_fields(text: str, spans: Sequence[Span], question: str, query: Query) -> list[list[tuple[int, str]]]:
     """Return the lines and values of each field that the query names; the names of fields come from a sample."""
     sample = spans[:: max(1, len(spans) // SAMPLED_FIELDS)]
     names = dict.fromkeys(match[1] for span in sample if (match := _FIELD.match(text, *span)) is not None)
-    named = [name for name in names if bm25.is_named(name, query)]
+    named = [name for name in names if answer_types.is_measure(name, question)]
+    named = named or [name for name in names if bm25.is_named(name, query)]
     fields: dict[str, list[tuple[int, str]]] = {name: [] for name in named}
     for index in sorted(set(severity.find_lines_with_words(text, [name.lower() for name in named], spans))):
         match = _FIELD.match(text, *spans[index])
@@ -80,6 +115,54 @@ def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, 
             yield values
 
 
+def find_status_lines(text: str, spans: Sequence[Span]) -> list[int]:
+    """Return the lines that begin with the status of an HTTP response."""
+    candidates = sorted(set(severity.find_lines_with_words(text, ["http/"], spans)))
+    return [index for index in candidates if _STATUS_LINE.match(text, *spans[index])]
+
+
+def find_key_elements(text: str, spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
+    """Yield the lines with the key of a property list, and with its value, each with the other one."""
+    for index, (start, end) in enumerate(spans[:-1]) if "<key>" in text else ():
+        if text.endswith("</key>", start, end):
+            yield index, index + 1
+            yield index + 1, index
+
+
+def find_odd_values(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
+    """Return the lines with a value unlike those of the same key, or an odd flag; and the lines without a value.
+
+    A rare `On` among lines with `Off` is odd, whatever their keys.
+    """
+    columns: dict[str, list[tuple[int, str]]] = {}
+    assigned: list[tuple[int, str]] = []
+    pairs: list[tuple[int, str]] = []
+    for index, span in enumerate(spans):
+        match = _PAIR.match(text, *span)
+        if match is not None:
+            value = match[3].strip(" \t\r\"',;")
+            columns.setdefault(match[1], []).append((index, value))
+            pairs.append((index, value.lower()))
+            if match[2] == "=":
+                assigned.append((index, value))
+    odd: set[int] = set()
+    empty = {index for index, value in assigned if not value}
+    if len(empty) > MAX_ODD_SHARE * len(assigned):
+        empty.clear()
+    for words, flags in _FLAGS:
+        values = [(index, value) for index, value in pairs if value in flags]
+        for word in words if len(values) >= MIN_PAIRS else ():
+            lines = [index for index, value in values if value == word]
+            odd.update(lines if len(lines) <= MAX_ODD_SHARE * len(values) else ())
+    for column in columns.values():
+        if len(column) >= MIN_PAIRS:
+            outliers = find_outliers([value for _, value in column], DEFAULT_OUTLIER_WEIGHTS)
+            odd.update(column[row][0] for row in outliers if len(outliers) <= max(2, MAX_ODD_SHARE * len(column)))
+            blank = [index for index, value in column if not value]
+            empty.update(blank if len(blank) <= MAX_ODD_SHARE * len(column) else ())
+    return sorted(odd), sorted(empty)
+
+
 def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int]:
     """Return the lines whose key, name, first cell or whole value is a word of the question, if they are few."""
     words = [*query.literals, *(term for term in query.term_weights if len(term) > 1)]
@@ -88,18 +171,36 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
         return []
     alternatives = "|".join(map(re.escape, names))
     key = re.compile(
-        rf"[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{alternatives})"
-        r"(?=\s{2}|[\t:=|,@\"']|\Z)"
-        r"|[\s\"'-]{0,40}[A-Za-z][\w .-]{0,40}[\"']?[ \t]{0,40}[:=|][ \t]{0,40}"
-        rf"[\"']?(?:{alternatives})[\"']?,?\s{{0,8}}\Z",
+        r"[\s\"'-]{0,40}[A-Za-z][\w .-]{0,40}[\"']?[ \t]{0,40}[:=|][ \t]{0,40}"
+        rf"[\"']?(?:{alternatives}){_ENDING}?[\"']?,?\s{{0,8}}\Z"
+        rf"|[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{alternatives}){_ENDING}?"
+        r"(?:\.[a-z]{2,8})?(?=\s{2}|[\t:=|,@\"']|\Z)",
         re.IGNORECASE,
+    )
+    affixes = "|".join(re.escape(name) for name in names if len(name) >= MIN_AFFIX_CHARACTERS)
+    compound = (
+        re.compile(rf"[a-z]{{0,40}}({affixes})[a-z]{{0,40}}(?=(?:[ \t]{{1,80}}\S{{1,300}}){{1,3}}\s*\Z)")
+        if affixes
+        else key
     )
     lines_by_name: dict[str, list[int]] = {}
     for index in dict.fromkeys(severity.find_lines_with_words(text, [name.lower() for name in names], spans)):
         match = key.match(text, *spans[index])
         if match is not None:
             lines_by_name.setdefault(match[0].strip().lower(), []).append(index)
+        elif (match := compound.match(text, *spans[index])) is not None:
+            lines_by_name.setdefault(f"*{match[1]}", []).append(index)
     return [index for lines in lines_by_name.values() if len(lines) <= MAX_NAMED_LINES for index in lines]
+
+
+def find_named_titles(text: str, spans: Sequence[Span], titles: Sequence[int], query: Query) -> list[int]:
+    """Return the titles of records with a word of the question that few of many titles have."""
+    if len(titles) <= MAX_NAMED_LINES:
+        return []
+    counts = bm25.count_terms(text, [spans[title] for title in titles], query)
+    frequencies = Counter(term for title_counts in counts.values() for term in title_counts)
+    limit = min(MAX_NAMED_LINES, len(titles) // MIN_PAIRS)
+    return [titles[i] for i, title_counts in counts.items() if any(frequencies[term] <= limit for term in title_counts)]
 
 
 def find_shapes(templates: Sequence[str]) -> list[object]:

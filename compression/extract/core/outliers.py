@@ -13,8 +13,12 @@ from .base_weights import ExtractWeights, weight
 EMPTY_LITERAL = ""  # a missing value
 UNIT_FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
 
-_QUANTITY = re.compile(r"[$€£]?(-?\d[\d,]{0,20}(?:\.\d+)?)\s?([kKmMgGtTpP]?)(?:i?[bB])?%?")
+_QUANTITY = re.compile(r"[$€£]?(-?\d[\d,]{0,20}(?:\.\d+)?)\s?(?:([kKMGTPgtp]|m(?=i?[bB]))?i?[bB]?%?|(m))")
 _DURATION = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
+_UNIT_DURATION = re.compile(r"(?=\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?|(\d+(?:\.\d+)?) ?ms")
+_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d))?)?(?![\d:]).{0,16}")
+_VERSION = re.compile(r"v?(\d{1,6})(?:\.\d{1,9}){1,3}(?:[-+.]\S{1,40})?")
+_SHAPE_PARTS = re.compile(r"[a-z]+|[A-Z]+|\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class OutlierWeights(ExtractWeights):
     min_values: int = weight(8, "column length that allows outliers", "values")
     rarity_factor: float = weight(2.0, "average frequency over the frequency of a rare value, at least", "factor")
     quartile_factor: float = weight(4.0, "distance of a far number from the quartiles", "interquartile ranges")
+    max_odd_share: float = weight(0.05, "values of another form than the others, at most", "share of values")
     max_far_numbers: int = weight(3, "far numbers of a column, plus one per hundred values", "values")
 
 
@@ -71,22 +76,38 @@ def is_quantity(value: str) -> bool:
 
 
 def parse_numbers(values: Sequence[str]) -> list[float]:
-    """Return the values as numbers (`1,204`, `37%`, `1.5 GiB`, `7:53.61`); raise `ValueError` for any other text."""
-    try:
-        return list(map(float, values))
-    except ValueError:
-        return list(map(_parse_quantity, values))
+    """Return the values as numbers; raise `ValueError` for any other text.
+
+    Reads `1,204`, `37%`, `1.5 GiB`, `250m` (a fraction, unless the others are times), `7:53.61`, `2d11h` and ISO dates.
+    """
+    for parse in (float, _parse_quantity, _parse_date):
+        try:
+            return list(map(parse, values))
+        except ValueError:
+            continue
+    return list(map(_parse_duration, values))
 
 
 def _parse_quantity(value: str) -> float:
     match = _QUANTITY.fullmatch(value)
-    if match is not None:
-        return float(match[1].replace(",", "")) * UNIT_FACTORS[match[2].lower()]
-    match = _DURATION.fullmatch(value)
     if match is None:
         raise ValueError(value)
-    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    return float(match[1].replace(",", "")) * (UNIT_FACTORS[(match[2] or "").lower()] if match[3] is None else 1e-3)
+
+
+def _parse_date(value: str) -> float:
+    match = _DATE.fullmatch(value)
+    if match is None:
+        raise ValueError(value)
+    return float("".join([part or "00" for part in match.groups()]))
+
+
+def _parse_duration(value: str) -> float:
+    match = _DURATION.fullmatch(value) or _UNIT_DURATION.fullmatch(value)
+    if match is None:
+        raise ValueError(value)
+    days, hours, minutes, seconds, *milliseconds = (float(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds + sum(milliseconds) / 1000
 
 
 def _list_filled(values: Sequence[str]) -> Sequence[int]:
@@ -105,7 +126,20 @@ def _find_rare_values(values: Sequence[str], weights: OutlierWeights) -> list[in
     try:
         return _find_far_numbers(list(map(float, values)), weights)
     except ValueError:
+        pass
+    versions = [match for match in map(_VERSION.fullmatch, values) if match] if _VERSION.fullmatch(values[0]) else []
+    far = _find_far_numbers([float(match[1]) for match in versions], weights) if len(versions) == len(values) else []
+    return sorted({*far, *_find_rare_shapes(values, weights)})
+
+
+def _find_rare_shapes(values: Sequence[str], weights: OutlierWeights) -> list[int]:
+    """Return the values of another form than nearly all others, such as `1.4.0-SNAPSHOT` among `1.3.2` and `1.12.0`."""
+    shapes = [_SHAPE_PARTS.sub("a", value) for value in values]
+    counts = Counter(shapes)
+    shape, frequency = counts.most_common(1)[0]
+    if len(values) - frequency > len(values) * weights.max_odd_share:
         return []
+    return [index for index, other in enumerate(shapes) if other != shape]
 
 
 def _find_far_numbers(numbers: Sequence[float], weights: OutlierWeights) -> list[int]:

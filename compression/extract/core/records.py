@@ -14,6 +14,9 @@ from itertools import pairwise
 from . import indentation
 from .bm25 import Span
 
+FIELD_CHARACTERS = 20_000  # of the start, to recognise fields
+MIN_FIELDS = 6  # of a record
+MIN_FIELD_SHARE = 0.6  # of all keys among as many fields from the first one
 MAX_KEY_CHARACTERS = 80
 MIN_REGULAR_RECORDS = 3
 MIN_BLOCK_SHARE = 0.9  # of the blocks of right-aligned keys that begin with the same one
@@ -42,6 +45,7 @@ _IDENTITY_KEY = re.compile(
     r"date|subject|from|commit|hash|sha|package|number|key|address|[bs]?ssid|device|interface|dn|cn|url|version)[\"']?\s{0,40}[:=>]",
     re.IGNORECASE,
 )
+_FIELD = re.compile(r"^[ \t]{0,4}([A-Z][\w-]{0,30}(?: [\w-]{1,20}){0,3})[ \t]{0,30}:(?:[ \t](.*))?$", re.MULTILINE)
 _SEPARATOR = re.compile(r"[:=>]")
 
 
@@ -139,6 +143,21 @@ def read_key(text: str, start: int, end: int) -> str:
     return key if key.isalpha() else _DIGITS.sub("0", key)
 
 
+def are_fields(text: str) -> bool:
+    """Return True if the text consists of records of fields, each with the same keys, unlike turns of speakers."""
+    fields = _FIELD.findall(text)
+    keys = [key for key, _ in fields]
+    counts = Counter(keys)
+    if not keys or counts[keys[0]] < 2 or 2 * len(keys) < text.count("\n") - text.count("\n\n"):
+        return False
+    sentences = sum(value.rstrip().endswith((".", "!", "?")) for _, value in fields)
+    return (
+        len(counts) >= MIN_FIELDS
+        and 4 * sentences <= len(keys)
+        and len(set(keys[: len(counts)])) >= MIN_FIELD_SHARE * len(counts)
+    )
+
+
 def _find_block_starts(text: str, spans: Sequence[Span]) -> set[int]:
     """Return the indices of the lines behind a blank line, and the first."""
     starts = {0} if spans else set[int]()
@@ -169,6 +188,8 @@ def _find_openers(
         same = {index for index in blocks if keys[index] == first_key}
         if first_key and len(same) >= MIN_BLOCK_SHARE * len(blocks):
             return same, True
+    if not openers and indents[0] == least and _FIELD.match(text, *spans[0]) and are_fields(text[:FIELD_CHARACTERS]):
+        return {index for index in range(len(spans)) if keys[index] == first_key}, False
     flush = [index for index, indent in enumerate(indents) if indent == least]
     flush_blocks = [index for index in sorted(blocks) if indents[index] == least]
     if not openers and len(flush_blocks) > 1 and len(blocks) > 1:

@@ -23,7 +23,8 @@ _RAISE_STATEMENTS = (
 _WARNING_WORDS = ("warn", "deprecat", "skipped", "retry")
 _ERROR_WORDS = (
     "error", "fail", "exception", "traceback", "fatal", "panic", "severe", "critical", "denied", "refused", "timed out",
-    "timeout", "not found", "no such file", "cannot ", "unable to", "could not ", "conflict", "abort", "killed",
+    "timeout", "not found", "no such file", "cannot ", "unable to", "could not ", "abort", "killed", "conflict ",
+    "conflict:", "conflict\n", 'conflict"', "conflict)", "conflicts ", "conflicting",  # not the field `Conflicts:`
     "undefined", "segmentation", "unexpected", "invalid", "mismatch", "corrupt", "unreachable", "rejected",
 )  # fmt: skip
 _VERDICT_WORDS = (
@@ -63,6 +64,18 @@ _EXIT_WORDS = ("exit", "returncode", "return_code", "rc=", "rc:", 'rc"', "rc'", 
 
 REPORT_WORDS = (*_WARNING_WORDS, *_ERROR_WORDS, *_VERDICT_WORDS, *_HTTP_WORDS, *_EXIT_WORDS)
 
+_COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
+_STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "pressure", "truncated")
+_COUNTER = re.compile(
+    r"(?<!#)\b(?:exit[ _-]?(?:code|status)|restart(?:s|[ _]?count)|errors?|fail(?:ed|ures?)|unreachable|rejected|"
+    r"killed)"
+    r"[\"']?\s{0,20}[:=]\s{0,20}[\"']?(\d+)\b",
+    re.IGNORECASE,
+)
+_FAILED_STATE = re.compile(
+    r"[a-z]backoff\b|[a-z]pressure +true\b|\b(?:unhealthy|degraded|evicted|oomkilled|not ?ready|truncated)\b",
+    re.IGNORECASE,
+)
 _VERDICT_OPENING = re.compile(  # verdicts with no word but `ok`, which is common elsewhere
     r"[\n\r][ \t]{0,40}(?:\x1b\[[\d;]{0,12}m){0,4}"
     r"(?:OK|not ok|(?:[Tt]ests?(?: Suites| run| result)?|Results?|Summary|BUILD)\s?:? .{0,40}ok)"
@@ -121,6 +134,36 @@ def grade_lines(text: str, spans: Sequence[Span]) -> list[int]:
             if grades[index] < VERDICT and _VERDICT_LINE.match(text, *spans[index]):
                 grades[index] = VERDICT
     return grades
+
+
+def grade_counters(text: str, spans: Sequence[Span], grades: Sequence[int]) -> list[int]:
+    """Correct the grades of lines with counters of failures: `Exit Code: 137` is an error, `failed=0` is not."""
+    corrected = list(grades)
+    for index, line_counts in _find_counters(text, spans).items():
+        if any(line_counts):
+            corrected[index] = max(corrected[index], ERROR)
+        elif corrected[index] == ERROR:
+            corrected[index] = 0
+    for index, _ in _iter_word_matches(_STATE_WORDS, _FAILED_STATE, text, spans):
+        corrected[index] = max(corrected[index], ERROR)
+    return corrected
+
+
+def _find_counters(text: str, spans: Sequence[Span]) -> dict[int, list[bool]]:
+    """Return for each line with counters whether each of them is more than zero."""
+    counters: dict[int, list[bool]] = {}
+    for index, match in _iter_word_matches(_COUNTED_WORDS, _COUNTER, text, spans):
+        counters.setdefault(index, []).append(match[1].strip("0") != "")
+    return counters
+
+
+def _iter_word_matches(
+    words: Sequence[str], pattern: re.Pattern[str], text: str, spans: Sequence[Span]
+) -> Iterator[tuple[int, re.Match[str]]]:
+    """Yield the matches of a pattern in the lines that contain one of the words, in lower case."""
+    for index in sorted(set(find_lines_with_words(text, words, spans))):
+        for match in pattern.finditer(text, *spans[index]):
+            yield index, match
 
 
 def iter_status_grades(

@@ -53,6 +53,9 @@ _GO_FRAME = re.compile(
 _LIBRARY_MARKERS = (
     *("site-packages/", "dist-packages/", "/lib/python", "/lib64/python", "<frozen "),
     *("at java.", "at jdk.", "at sun.", "at org.junit.", "(native", "at System.", "at Microsoft."),
+    *("at javax.", "at jakarta.", "at kotlin.", "at scala.", "at org.springframework.", "at org.apache."),
+    *("at org.hibernate.", "at com.zaxxer.", "at org.postgresql.", "at com.mysql.", "at io.netty.", "at reactor."),
+    *("at com.fasterxml.", "at com.google.common.", "at io.grpc.", "at okhttp3.", "at org.eclipse.", "at oracle.jdbc."),
     *("node_modules/", "node:internal", "/rustc/", " std::", " core::", " tokio::", "<core::", "<alloc::"),
     *("/usr/local/go/", "/go/pkg/mod/", "/gems/", "/vendor/"),
 )

@@ -11,8 +11,9 @@ from ...markers import render
 from ..core.selection import estimate_token_count, fit_target
 from . import tree
 from .records import find_tables
-from .selector import JsonSelector, JsonWeights
+from .selector import JsonSelector
 from .tree import JsonNode, ParsedJson, parse_json
+from .weights import JsonWeights
 from .writer import VALUE_UNIT, JsonWriter, WriterContext
 
 DEFAULT_JSON_WEIGHTS = JsonWeights()

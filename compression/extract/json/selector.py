@@ -8,21 +8,20 @@ than some ten thousand units.
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import inf, sqrt
 from typing import NamedTuple
 
 from ...compressor import Task
-from ..core import bm25, severity
-from ..core.base_weights import weight
+from ..core import answer_types, bm25, line_values, severity
 from ..core.bm25 import Span
-from ..core.outliers import OutlierWeights, find_outliers
-from ..core.scoring import normalize_scores
+from ..core.outliers import EMPTY_LITERAL, find_outliers
+from ..core.scoring import score_matches
 from ..core.selection import Units, choose_units, drop_worthless_units
 from . import paths
 from .records import RecordTable
 from .tree import RUN_CHARACTERS, JsonNode, ParsedJson, compute_unit_size, parse_items
+from .weights import JsonWeights
 from .writer import VALUE_UNIT
 
 TAIL_CHARACTERS = 20  # of a unit; enough for an empty value
@@ -33,33 +32,6 @@ _IDENTITY_KEY = re.compile(
     re.IGNORECASE,
 )
 _EMPTY_VALUE = re.compile(r"(?:null|false|true|0|\"\"|\[\s*\]|\{\s*\}|\"none\")$", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class JsonWeights(OutlierWeights):
-    """Weights of JSON."""
-
-    min_score: float = weight(0.15, "a value worth its tokens; times the root of its rank among those of its row")
-    marker_cost: int = weight(0, "budget that the marker of a gap uses", "characters")
-    outline_share: float = weight(0.8, "characters of the selection; its labels take the others", "share of budget")
-    sibling_weight: float = weight(0.5, "part of its object's best score that a value gains", "factor")
-    key_weight: float = weight(0.5, "part of the score of the keys above it that a value gains", "factor")
-    level_decay: float = weight(0.85, "these gains at each further level", "factor")
-    first_bonus: float = weight(0.15, "the first element of an array")
-    last_bonus: float = weight(0.1, "the last element of an array")
-    edge_decay: float = weight(0.7, "these bonuses at each further level", "factor")
-    length_penalty: float = weight(0.1, "a value of 1000 characters or more")
-    outlier_bonus: float = weight(0.45, "an error or an outlier")
-    summary_bonus: float = weight(0.8, "a short scalar of the outermost object")
-    min_summarized_values: int = weight(20, "values for each member of an outermost object with such scalars", "values")
-    max_summary_characters: int = weight(120, "a short scalar with its key, at most", "characters")
-    identity_weight: float = weight(0.95, "part of a row's best score that its id and its name gain", "factor")
-    max_identity_values: int = weight(3, "such members of a row, at most", "values")
-    path_bonus: float = weight(0.5, "a value on a path in the question, if such values are many")
-    max_required_values: int = weight(40, "values on a path in the question that are all kept", "values")
-    shared_factor: float = weight(0.3, "a value that nearly all rows have, besides the first one", "factor")
-    min_shared_share: float = weight(0.8, "rows with such a value", "share of rows")
-    min_compared_rows: int = weight(3, "rows that are compared with one another", "rows")
 
 
 class _OpenContainer(NamedTuple):
@@ -150,10 +122,21 @@ class JsonSelector:
             sizes=self.sizes,
             parents=self.parents,
             required=required,
-            matches=self._number_paths(),
+            matches=self._paths,
         )
         if not self.task.fills_target:
             drop_worthless_units(units)
+        return units
+
+    @cached_property
+    def _paths(self) -> list[int]:
+        return self._number_paths()
+
+    @cached_property
+    def _units_by_path(self) -> dict[int, list[int]]:
+        units: dict[int, list[int]] = {}
+        for index, path in enumerate(self._paths):
+            units.setdefault(path, []).append(index)
         return units
 
     def _number_paths(self) -> list[int]:
@@ -208,7 +191,7 @@ class JsonSelector:
         weights = self.weights
         sibling_weight, key_weight, decay = weights.sibling_weight, weights.key_weight, weights.level_decay
         query = bm25.parse_query(self.task.question, weights)
-        matches = normalize_scores(bm25.score_spans(self.text, spans, query))
+        matches = score_matches(spans, bm25.count_terms(self.text, spans, query), query)
         container_scores = self._score_containers(matches)
         siblings, keys, edges = [0.0] * len(matches), [0.0] * len(matches), [0.0] * len(matches)
         scores = self._score_outliers(spans)
@@ -227,6 +210,8 @@ class JsonSelector:
         for index in self._iter_shared_values():
             if not matches[index]:
                 scores[index] *= weights.shared_factor
+        for index in self._iter_asked_values(query):
+            scores[index] += weights.asked_bonus
         self._raise_summary(scores, spans)
         self._raise_identities(scores)
         return scores
@@ -235,7 +220,7 @@ class JsonSelector:
         """Yield the units with a value that nearly all rows have, besides the first one."""
         values = [
             (path, self.text[group[0].start : group[-1].end])
-            for path, group in zip(self._number_paths(), self.groups, strict=True)
+            for path, group in zip(self._paths, self.groups, strict=True)
         ]
         totals = Counter([path for path, _ in values])
         occurrences = Counter(values)
@@ -324,15 +309,40 @@ class JsonSelector:
         return scores
 
     def _iter_outlier_units(self) -> Iterator[int]:
-        """Yield the units of outliers among the values of a column."""
+        """Yield the units of outliers among the values of a column, and values that few rows have."""
+        for _, cells, units in self._iter_columns():
+            yield from (units[row] for row in find_outliers(cells, self.weights))
+            if 0 < cells.count(EMPTY_LITERAL) <= self.weights.max_missing_share * len(cells):
+                yield from (unit for unit, cell in zip(units, cells, strict=True) if cell == EMPTY_LITERAL)
+        for units in self._units_by_path.values():
+            siblings = self._units_by_path[self._paths[self.parents[units[0]]]] if self._paths[units[0]] else units
+            if len(siblings) >= self.weights.min_values and len(units) <= self.weights.max_rare_share * len(siblings):
+                yield from filter(self.sizes.__getitem__, units)
+
+    def _iter_asked_values(self, query: bm25.Query) -> Iterator[int]:
+        """Yield the units with the greatest or least value of a field, if the question asks for them."""
+        question, count = self.task.question, self.weights.asked_values
+        for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True)):
+            if pattern.search(question):
+                columns = list(self._iter_columns())
+                cells = [(name, [literal.strip('"') for literal in literals]) for name, literals, _ in columns]
+                for column, rows in line_values.rank_asked_columns(cells, question, query, count, least=least):
+                    yield from (columns[column][2][row] for row in rows)
+
+    def _iter_columns(self) -> Iterator[tuple[str, Sequence[str], Sequence[int]]]:
+        """Yield the name of each column, its literals, and their units: of narrow tables, and of values with a path."""
         for node, table in self.tables.items():
-            for column, (path, cells) in enumerate(zip(table.columns, table.cells, strict=True)):
-                if path in table.shared_values:
-                    continue
-                for row in find_outliers(cells, self.weights):
-                    cell = node.items[row] if table.is_narrow else table.nodes[column][row]
-                    if cell in self._unit_indices:
-                        yield self._unit_indices[cell]
+            if table.is_narrow and node.items[0] in self._unit_indices:
+                units = [self._unit_indices.get(item, 0) for item in node.items]
+                for path, cells in zip(table.columns, table.cells, strict=True):
+                    if path not in table.shared_values:
+                        yield path[-1].strip('"'), cells, units
+        for units in self._units_by_path.values():
+            if len(units) >= self.weights.min_values and all(len(self.groups[index]) == 1 for index in units):
+                nodes = [self.nodes[index] for index in units]
+                if self.sizes[units[0]] and nodes[0].key_start < nodes[0].start:
+                    name = self.text[nodes[0].key_start : nodes[0].start].strip('": \n\t')
+                    yield name, [self.text[node.start : node.end] for node in nodes], units
 
     def _compute_edge_bonus(self, group: Sequence[JsonNode]) -> float:
         first, parent = group[0], group[0].parent

@@ -7,14 +7,17 @@ import pytest
 from clara_proxy.compression.policy import compute_kind_target
 from clara_proxy.compression.registry import find_compressor
 
+from .operations_outputs import OPERATIONS
 from .samples import count, run_compressor
 from .tool_outputs import OUTPUTS
 
+ALL_OUTPUTS = OUTPUTS | OPERATIONS
+
 
 @pytest.mark.parametrize("ratio", [None, 4.0], ids=["default", "4x"])
-@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("name", ALL_OUTPUTS)
 def test_an_output_keeps_what_the_answer_needs(name: str, ratio: float | None) -> None:
-    output = OUTPUTS[name]
+    output = ALL_OUTPUTS[name]
     text = output.write()
     assert all(re.search(needle, text, re.MULTILINE) for needle in output.needles)
     compressor = find_compressor(text)
