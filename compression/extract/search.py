@@ -25,6 +25,8 @@ MAX_RESULT_LINES = 12
 MAX_CODE_CHARACTERS = 80  # at the end of a message
 MAX_CONTEXT_NUMBERS = 8  # of a line, tried as the end of its path
 MAX_QUESTION_CHARACTERS = 4_000
+MAX_CLOSING_LINES = 5  # behind the last result and a blank line
+MAX_CLOSING_CHARACTERS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class SearchWeights(ExtractWeights):
     max_named_files: int = weight(5, "named files that are all kept, at most", "files")
     min_flush_share: float = weight(0.9, "the same share of the lines that are not indented", "share of lines")
     min_located_share: float = weight(0.2, "lines with a line number among them", "share of lines")
+    rare_rule_weight: float = weight(0.5, "a message of a rule, or of a wording; divided by 1 + log(count)")
+    max_rule_share: float = weight(0.5, "different rules and wordings in a report of them", "share of messages")
     warning_comment_bonus: float = weight(0.8, "an author's warning (FIXME, ...); divided by 1 + log(count)")
 
 
@@ -62,6 +66,10 @@ _BARE_PATH = re.compile(rf"(?=.{{0,300}}\w){_PATH}\s*$")
 _SUMMARY = re.compile(_SUMMARY_PATTERN)
 _QUESTION_PATH = re.compile(r"[\w./\\@+-]*\.\w{1,8}\b")
 _WRAPPED_MESSAGE = re.compile(r"(?:^|\s)\[[\w-]{2,60}\]\s*$")  # ends with the code of a rule
+# A rule of a linter: `E1101`, `TS2322`, `Lint/UselessAssignment`, or `no-undef` at the end of the line.
+_RULE = re.compile(
+    r"\b[A-Z]{1,5}\d{2,5}\b|\b[A-Z]\w{1,40}/[A-Z]\w{2,60}\b|\b[@a-z][\w/]{1,40}(?:-\w{1,40})+(?=[\])]?\s*$)"
+)
 _SEPARATOR = re.compile(r"[\W_]+$")
 _RESULT_START = re.compile(rf"{_PATH}")
 
@@ -134,6 +142,22 @@ class SearchResultCompressor:
             scores[index] += weights.severity_scores[grades[index]] / occurrences[template]
         for index in results.context:
             scores[index] -= weights.match_bonus
+        self._add_rarity(text, results, scores)
+
+    def _add_rarity(self, text: str, results: "_Results", scores: list[float]) -> None:
+        """Raise, in place, the scores of messages of rare rules, if the text is a report of few rules or wordings."""
+        weights = self.weights
+        indices = [index for index, file in enumerate(results.files) if file and index not in results.headings]
+        templates = lines.extract_templates(text, [results.spans[index] for index in indices], with_places=False)
+        rules = [
+            match[0] if (match := _RULE.search(text, *results.find_first_line(text, index))) else template
+            for index, template in zip(indices, templates, strict=True)
+        ]
+        counts = Counter(rules)
+        if len(counts) > weights.max_rule_share * len(rules):
+            return
+        for index, rule in zip(indices, rules, strict=True):
+            scores[index] += weights.rare_rule_weight / (1.0 + log(counts[rule]))
 
     def _find_named_lines(self, task: Task, results: "_Results") -> list[int]:
         """Return all lines of the files that the question names, unless they are most of the text."""
@@ -158,6 +182,13 @@ class _Results:
     parents: list[int] = field(default_factory=list[int])
     summaries: list[int] = field(default_factory=list[int])
     context: list[int] = field(default_factory=list[int])
+    headings: set[int] = field(default_factory=set[int])
+
+    def find_first_line(self, text: str, index: int) -> Span:
+        """Return the span of a result's own line, without those that continue it."""
+        start, end = self.spans[index]
+        line_end = text.find("\n", start, end)
+        return start, end if line_end < 0 else line_end
 
     def add(self, span: Span, file: str, parent: int) -> None:
         """Add a result."""
@@ -192,11 +223,12 @@ def _read_results(text: str) -> _Results:
         for index, (line, below) in enumerate(pairwise(starts))
         if _HEADED_LINE.match(below) and _HEADING.match(line)
     }
+    closing = _find_closing_lines(text, spans, paths)
     heading = -1
     has_matches = False
     for index, (span, line, (path, separator)) in enumerate(zip(spans, starts, paths, strict=True)):
         is_headed = heading >= 0 and _HEADED_LINE.match(line) is not None
-        if _SUMMARY.match(line):
+        if index >= closing or _SUMMARY.match(line):
             results.summaries.append(len(results.spans))
             results.add(span, "", -1)
         elif is_headed:
@@ -211,6 +243,7 @@ def _read_results(text: str) -> _Results:
             results.add(span, path, -1)
         elif index in headings:
             heading = len(results.spans)
+            results.headings.add(heading)
             results.add(span, line.strip().rstrip(":"), -1)
         elif has_matches and results.spans and results.sizes[-1] < MAX_RESULT_LINES and not _BARE_PATH.match(line):
             results.extend(span[1])
@@ -219,6 +252,16 @@ def _read_results(text: str) -> _Results:
     if not has_matches:
         results.context.clear()
     return results
+
+
+def _find_closing_lines(text: str, spans: Sequence[Span], paths: Sequence[tuple[str, str]]) -> int:
+    """Return the index of the first line of a report's summary, behind its last result and a blank line."""
+    last = next((index for index in range(len(paths) - 1, -1, -1) if paths[index][1]), len(paths))
+    for index in range(last + 1, len(spans)):
+        if text.count("\n", spans[index - 1][1], spans[index][0]) > 1:
+            is_short = spans[-1][1] - spans[index][0] <= MAX_CLOSING_CHARACTERS
+            return index if is_short and len(spans) - index <= MAX_CLOSING_LINES else len(spans)
+    return len(spans)
 
 
 def is_result_list(text: str, weights: SearchWeights = DEFAULT_SEARCH_WEIGHTS) -> bool:
