@@ -24,6 +24,7 @@ from .core import (
     records,
     severity,
     thinning,
+    wording,
 )
 from .core.base_weights import weight
 from .core.bm25 import Span
@@ -63,6 +64,7 @@ class PlainTextWeights(LineWeights):
     outline_share: float = weight(0.5, "top lines that others belong to, kept if shorter", "share of target")
     max_outline_lines: int = weight(12, "the same", "lines")
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
+    odd_wording_bonus: float = weight(0.8, "a line worded unlike most of a formulaic text")
     odd_value_bonus: float = weight(0.4, "a value unlike those of the same key, or a missing one")
     max_statuses: int = weight(8, "statuses of HTTP responses that are always kept", "lines")
     slow_step_bonus: float = weight(1.0, "a slow step of a query plan, and more by its share of the time")
@@ -244,6 +246,7 @@ class PlainTextCompressor:
             (below, weights.named_record_bonus),
             (line_values.find_far_numbers(task.text, spans, templates), weights.far_number_bonus),
             (find_odd_openings(task.text, spans, weights), weights.odd_opening_bonus),
+            (wording.find_odd_wordings(templates), weights.odd_wording_bonus),
         ):
             for index in indices:
                 scores[index] += bonus

@@ -12,7 +12,7 @@ from math import log
 from unicodedata import category
 
 from ..compressor import CompressedPassage, Task
-from .core import answer_types, records, semantic, severity
+from .core import answer_types, records, semantic, severity, wording
 from .core.base_weights import ExtractWeights, weight
 from .core.bm25 import Span
 from .core.headings import find_parent_headings
@@ -40,6 +40,7 @@ class ProseWeights(ExtractWeights):
     )
     max_failures: int = weight(3, "errors kept for any question", "sentences")
     failure_share: float = weight(0.15, "part of the target that such errors may take", "share of target")
+    odd_wording_bonus: float = weight(1.0, "a sentence worded unlike most of a formulaic text")
     opening_bonuses: tuple[float, ...] = weight((0.05, 0.02, 0.01), "the first sentences")
 
 
@@ -105,6 +106,8 @@ class ProseCompressor:
         window = weights.transcript_window if turns else 0
         scores = semantic.add_similarity(scores, sentences, task.question, weights.similarity_weight, window)
         occurrences: Counter[str] = Counter()
+        for index in wording.find_odd_wordings(sentences):
+            scores[index] += weights.odd_wording_bonus
         for index, sentence in enumerate(sentences):
             occurrences[sentence] += 1
             scores[index] /= occurrences[sentence]
