@@ -40,7 +40,7 @@ MAX_SECTION_LINES = 60  # of a section whose severity all of its lines gain; les
 ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
 
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
-_HINT = re.compile(r"[ \t]*\([A-Za-z][^\n]*\)\s*$")  # `(use "git add <file>..." to update what will be committed)`
+_HINT = re.compile(r"[ \t]*\([A-Za-z][^\n]*\)\s*$|hint: ")  # `(use "git add <file>..." to update what will be committed)`
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class PlainTextWeights(LineWeights):
     named_record_bonus: float = weight(1.0, "a line below such a line")
     remedy_bonus: float = weight(1.0, "a remedy, or a setting related to the failure, if something is wrong")
     boilerplate_factor: float = weight(0.3, "a digest, or where a log is, if the question asks what is wrong", "factor")
-    hint_factor: float = weight(0.3, "a line in brackets", "factor")
+    hint_factor: float = weight(0.3, "a line in brackets, or a hint", "factor")
     section_severity: float = weight(0.7, "part of a severity in a section that lines outside of it gain", "factor")
     whole_record_share: float = weight(0.12, "length of a record kept whole, at most", "share of target")
     max_whole_characters: int = weight(600, "length of a record kept whole, at most", "characters")
@@ -112,7 +112,7 @@ class PlainTextCompressor:
         statuses = line_values.find_status_lines(text, spans)
         share = int(weights.whole_record_share * task.target * CHARACTERS_PER_TOKEN)
         limit = max(weights.min_whole_characters, min(weights.max_whole_characters, share))
-        firsts = records.group_lines(structure, spans, limit)
+        firsts = lines.join_wrapped(text, spans, records.group_lines(structure, spans, limit), limit)
         bounds = list(pairwise([*firsts, len(spans)]))
         owners = [unit for unit, (first, after) in enumerate(bounds) for _ in range(first, after)]
         outline = (

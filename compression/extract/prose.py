@@ -31,6 +31,7 @@ class ProseWeights(ExtractWeights):
     min_wordy_share: float = weight(0.6, "text in lines of mostly letters", "share of text")
     max_heading_characters: int = weight(90, "length of an underlined heading", "characters")
     paragraph_weight: float = weight(0.3, "part of its paragraph's best score that a sentence gains", "factor")
+    asked_share: float = weight(0.5, "part of a score that the last question alone decides", "share")
     heading_weight: float = weight(0.35, "part of its heading's score that a sentence gains", "factor")
     answer_type_bonus: float = weight(0.3, "match of the expected answer type")
     severity_bonus: float = weight(0.5, "a warning, error or verdict; divided by 1 + log(1 + count of its grade)")
@@ -126,6 +127,10 @@ class ProseCompressor:
         """Score sentences by their own terms, their neighbours, their paragraph and their heading."""
         weights = self.weights
         own = score_question(task.text, spans, task.question, weights)
+        asked = answer_types.extract_last_question(task.question)
+        if asked and asked != task.question:  # a call such as `man git-log` names what most sentences are about
+            pairs = zip(own, score_question(task.text, spans, asked, weights), strict=True)
+            own = [(1.0 - weights.asked_share) * score + weights.asked_share * asked_score for score, asked_score in pairs]
         paragraphs = _assign_paragraphs(task.text, spans)
         best: dict[int, float] = {}
         for paragraph, score in zip(paragraphs, own, strict=True):
