@@ -40,7 +40,6 @@ MAX_SECTION_LINES = 60  # of a section whose severity all of its lines gain; les
 ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
 
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
-_HINT = re.compile(r"[ \t]*\([A-Za-z][^\n]*\)\s*$|hint: ")  # `(use "git add <file>..." to update what will be committed)`
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +265,7 @@ class PlainTextCompressor:
         for index, is_closer in enumerate(structure.closers):
             if is_closer:
                 scores[index] = 0.0
-            elif _HINT.match(task.text, *spans[index]):
+            elif lines.is_hint(task.text, spans[index]):
                 scores[index] *= self.weights.hint_factor
         if diagnosis.asks_what_is_wrong(task.question):
             for index in diagnosis.find_boilerplate(task.text, spans):

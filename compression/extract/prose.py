@@ -49,6 +49,7 @@ class ProseWeights(ExtractWeights):
 
 CHARACTERS_PER_TOKEN = 4
 TURN_LEVEL = 8  # below the headings of a text
+MAX_INDENT_CHARACTERS = 12  # of a sentence, kept with it
 MIN_TURNS = 4  # of a transcript
 DEFAULT_PROSE_WEIGHTS = ProseWeights()
 
@@ -119,8 +120,9 @@ class ProseCompressor:
             occurrences[sentence] += 1
             scores[index] /= occurrences[sentence]
         required = _list_rare_failures(task, spans, grades, weights)
+        indented = [(_find_line_start(text, start), end) for start, end in spans]
         return compress_units(
-            task, Units(text, spans, scores, "sentences", weights, parents=parents, required=required)
+            task, Units(text, indented, scores, "sentences", weights, parents=parents, required=required)
         )
 
     def _score_sentences(self, task: Task, spans: Sequence[Span], parents: Sequence[int]) -> list[float]:
@@ -214,6 +216,13 @@ def _find_heading_level(text: str, start: int, end: int, max_characters: int) ->
 def _assign_paragraphs(text: str, spans: Sequence[Span]) -> list[int]:
     ends = [match.start() for match in _PARAGRAPH_BREAK.finditer(text)]
     return [bisect_right(ends, start) for start, _ in spans]
+
+
+def _find_line_start(text: str, start: int) -> int:
+    """Return the start of the line of a sentence that only blanks precede there; else the start of the sentence."""
+    blanks = text[max(0, start - MAX_INDENT_CHARACTERS) : start]
+    indent = len(blanks) - len(blanks.rstrip(" \t"))
+    return start - indent if text[start - indent - 1 : start - indent] in ("\n", "") else start
 
 
 def _compute_wordy_share(sample: str) -> float:
