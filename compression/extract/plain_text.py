@@ -30,7 +30,7 @@ from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.lines import LineWeights
 from .core.records import Structure
-from .core.scoring import boost_ends, normalize_scores, score_matches, smooth_scores
+from .core.scoring import boost_ends, normalize_scores, parse_question, score_matches, smooth_scores
 from .core.selection import Units, compress_units
 from .table_parser import ColumnBlock
 from .tables import DEFAULT_TABLE_WEIGHTS, find_odd_rows, iter_asked_rows
@@ -285,7 +285,7 @@ class PlainTextCompressor:
         columns do not raise their rows.
         """
         weights = self.weights
-        query = bm25.parse_query(task.question, weights)
+        query = parse_question(task.question, weights)
         counts = bm25.count_terms(task.text, spans, query)
         if not counts:
             return [0.0] * len(spans)

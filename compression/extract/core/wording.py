@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 MIN_UNITS = 12
-MIN_WORDS = 4  # of a unit that is compared
+MIN_WORDS = 4  # plain words of a unit that is compared
 MIN_FREQUENCY = 3  # units that make a pair of words common, at least
 MIN_FREQUENCY_SHARE = 0.02  # the same, of all units
 MIN_COMMON_SHARE = 0.4  # common pairs of the median unit of a formulaic text
@@ -17,6 +17,7 @@ ODD_FACTOR = 0.5  # times the share of the median unit: an odd unit has at most 
 MAX_ODD_SHARE = 0.15  # of the units
 MAX_UNIT_CHARACTERS = 400
 
+_PLAIN_WORD = re.compile(r"[^\W\d_]?[^\W\d_A-Z]{2,}(?![^\W_])")
 _WORD = re.compile(r"[^\W\d]+|\d+")
 
 
@@ -27,7 +28,8 @@ def find_odd_wordings(units: Sequence[str]) -> list[int]:
     pairs: list[set[tuple[str, str]]] = []
     for unit in units:
         words = ["0" if word.isdecimal() else word for word in _WORD.findall(unit[:MAX_UNIT_CHARACTERS].lower())]
-        pairs.append(set(zip(words, words[1:], strict=False)) if len(words) >= MIN_WORDS else set())
+        is_worded = len(_PLAIN_WORD.findall(unit[:MAX_UNIT_CHARACTERS])) >= MIN_WORDS
+        pairs.append(set(zip(words, words[1:], strict=False)) if is_worded else set())
     frequencies = Counter(pair for unit_pairs in pairs for pair in unit_pairs)
     limit = max(MIN_FREQUENCY, MIN_FREQUENCY_SHARE * len(units))
     shares = {
