@@ -55,12 +55,13 @@ DEFAULT_PROSE_WEIGHTS = ProseWeights()
 
 _UNDERLINE = re.compile(r"[=\-~^\"'`#*+.]{3,}\s*$")
 _MAIL_HEADER = re.compile(  # `From: Ann <ann@example.com>` and more such lines
-    r"(?:[-_=]{2,}[^\n]*\n)?[ \t>]*(?:From|To|Date|Sent|Subject|[Aa]uthor|Von|Gesendet|Betreff|De|Objet|Asunto):[ \t]?[^\n]+"
-    r"(?:\n[ \t>]*[A-Za-z][\w-]{1,30}:[ \t]?[^\n]*)+"
+    r"(?:[-_=]{2,}[^\n]*\n)?[ \t>]*(?:From|To|Date|Sent|Subject|[Aa]uthor|Von|Gesendet|Betreff|De|Objet|Asunto):"
+    r"[ \t]?[^\n]+(?:\n[ \t>]*[A-Za-z][\w-]{1,30}:[ \t]?[^\n]*)+"
 )
 _BANNER = re.compile(r"([-=*]{2,}|==>) [^\n]{1,200} (?:[-=*]{2,}|<==)$")  # `--- docs/cart.md ---`
 _NUMBERED_TITLE = re.compile(  # `§ 4 Haftung`, `Article 12`, `3.1 Scope`
-    r"(?:§+|[A-Z][a-z]{2,9}\.?)? ?(?:\d{1,3}[a-z]?(?P<parts>(?:\.\d{1,3}){0,4})|[IVXL]{1,6})[.):]?(?: [^\n]*[^\n.!?,;:])?$"
+    r"(?:§+|[A-Z][a-z]{2,9}\.?)? ?(?:\d{1,3}[a-z]?(?P<parts>(?:\.\d{1,3}){0,4})|[IVXL]{1,6})"
+    r"[.):]?(?: [^\n]*[^\n.!?,;:])?$"
 )
 _TIME_OF_DAY = r"[\[(]?\d{1,2}:\d\d(?::\d\d)?(?:[.,]\d{1,3})?(?: ?[AaPp]\.?[Mm]\.?)?[\])]?"
 _TURN = re.compile(
@@ -132,7 +133,9 @@ class ProseCompressor:
         asked = answer_types.extract_last_question(task.question)
         if asked and asked != task.question:  # a call such as `man git-log` names what most sentences are about
             pairs = zip(own, score_question(task.text, spans, asked, weights), strict=True)
-            own = [(1.0 - weights.asked_share) * score + weights.asked_share * asked_score for score, asked_score in pairs]
+            own = [
+                (1.0 - weights.asked_share) * score + weights.asked_share * asked_score for score, asked_score in pairs
+            ]
         paragraphs = _assign_paragraphs(task.text, spans)
         best: dict[int, float] = {}
         for paragraph, score in zip(paragraphs, own, strict=True):
@@ -147,7 +150,9 @@ class ProseCompressor:
         return [confidence * score for score in normalize_scores(scores)]
 
 
-def _spread(odd: Sequence[int], spans: Sequence[Span], parents: Sequence[int], weights: ProseWeights) -> dict[int, float]:
+def _spread(
+    odd: Sequence[int], spans: Sequence[Span], parents: Sequence[int], weights: ProseWeights
+) -> dict[int, float]:
     """Return 1.0 for each odd sentence, and less for the other sentences of its section if that is short."""
     shares: dict[int, float] = {}
     for index in odd:
@@ -157,7 +162,9 @@ def _spread(odd: Sequence[int], spans: Sequence[Span], parents: Sequence[int], w
         while last + 1 < len(parents) and parents[index] >= 0 and parents[last + 1] == parents[index]:
             last += 1
         if spans[last][1] - spans[first][0] <= weights.max_whole_section_characters:
-            shares.update({other: max(weights.section_share, shares.get(other, 0.0)) for other in range(first, last + 1)})
+            shares.update(
+                {other: max(weights.section_share, shares.get(other, 0.0)) for other in range(first, last + 1)}
+            )
         shares[index] = 1.0
     return shares
 
@@ -203,7 +210,11 @@ def _find_heading_level(text: str, start: int, end: int, max_characters: int) ->
         return 0
     if text[start] == "#":
         return 1 + min(6, len(text[start:end]) - len(text[start:end].lstrip("#")))
-    if end - start <= max_characters and text[end : end + 2].strip() == "" and text[max(0, start - 2) : start].strip() == "":
+    if (
+        end - start <= max_characters
+        and text[end : end + 2].strip() == ""
+        and text[max(0, start - 2) : start].strip() == ""
+    ):
         match = _NUMBERED_TITLE.match(text, start, end)
         if match is not None:
             return 3 + min(4, (match["parts"] or "").count("."))

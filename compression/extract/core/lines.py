@@ -29,7 +29,9 @@ _ELEMENT_START = re.compile(r"(?<=>)(?=<[A-Za-z])")
 _RECORD_START = re.compile(r"(?<=[}\])],) ?(?=[{\[(])")
 _LONG_LINE_PIECE = re.compile(rf"(?s).{{1,{PIECE_CHARACTERS}}}(?:[\s,;}}\])>]|\Z)|.{{{PIECE_CHARACTERS}}}")
 _CONTINUATION = re.compile(r"([ \t]*)([a-z][^\s:=|]*)(?= )")
-_HINT = re.compile(r"[ \t]*\([A-Za-z][^\n]*\)\s*$|hint: ")  # `(use "git add <file>..." to update what will be committed)`
+_HINT = re.compile(
+    r"[ \t]*\([A-Za-z][^\n]*\)\s*$|hint: "
+)  # `(use "git add <file>..." to update what will be committed)`
 _PROGRESS_BAR = re.compile(r"\d ?%|\d/\d|[\u2580-\u259f#=>.-]{4}|\d ?[kKMG]i?B")
 _FILE_LOCATION = re.compile(  # begins with a set, which `re` searches fast
     r"[\w./\\@~+-](?<![\w./\\@~+-].)[\w./\\@~+-]{0,199}+:\d{1,7}(?::\d{1,7}|:in [`'][^'\n]{1,100}')?"

@@ -7,6 +7,7 @@ in it is odd. Linear in the text.
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 MIN_UNITS = 12
 MIN_WORDS = 4  # plain words of a unit that is compared
@@ -29,7 +30,7 @@ def find_odd_wordings(units: Sequence[str]) -> list[int]:
     for unit in units:
         words = ["0" if word.isdecimal() else word for word in _WORD.findall(unit[:MAX_UNIT_CHARACTERS].lower())]
         is_worded = len(_PLAIN_WORD.findall(unit[:MAX_UNIT_CHARACTERS])) >= MIN_WORDS
-        pairs.append(set(zip(words, words[1:], strict=False)) if is_worded else set())
+        pairs.append(set(pairwise(words)) if is_worded else set())
     frequencies = Counter(pair for unit_pairs in pairs for pair in unit_pairs)
     limit = max(MIN_FREQUENCY, MIN_FREQUENCY_SHARE * len(units))
     shares = {
