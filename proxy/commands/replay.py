@@ -67,7 +67,7 @@ class ListPriceTotals:
         if not self.priced:
             unknown = "The cost of the input is unknown: these models have no list price."
             return unknown if self.unpriced else "No request would have been sent to a provider."
-        unpriced = f" ({self.unpriced:,} requests have no price)" if self.unpriced else ""
+        unpriced = f" ({self.unpriced:,} without a price)" if self.unpriced else ""
         return (
             f"Input at list price, without the provider's cache: ${self.received:,.4f} received, ${self.sent:,.4f} sent"
             f"{unpriced}."
@@ -121,7 +121,7 @@ def replay(
     if len(result.complaints) > MAX_COMPLAINTS:
         typer.echo(f"{len(result.complaints) - MAX_COMPLAINTS:,} more unreadable or rejected", err=True)
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in result.skipped.most_common())
-    typer.echo(f"{result.requests:,} requests, none of them sent. Unchanged passages: {reasons or 'none'}.", err=True)
+    typer.echo(f"Requests: {result.requests:,}, none of them sent. Unchanged passages: {reasons or 'none'}.", err=True)
     if not result.requests:
         raise typer.Exit(1)
     typer.echo(str(result.list_price), err=True)

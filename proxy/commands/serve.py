@@ -30,6 +30,7 @@ from ..access.origins import is_loopback
 from ..app import Application, create_app
 from ..http.server_limits import ServerLimits
 from ..http.server_protocol import ServerProtocol
+from ..reports.columns import format_requests
 from ..stores import api_keys
 from ..stores.ledger import ledger_url
 from ..watch import shared_metrics
@@ -310,7 +311,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting requests, wait for the running ones, and close everything."""
         if waiting := len(self.server_state.tasks):
-            requests = "1 request" if waiting == 1 else f"{waiting} requests"
+            requests = format_requests(waiting)
             log.info("waiting up to %g s for %s; press Ctrl-C again to stop at once", self._drain_seconds, requests)
         watcher = asyncio.create_task(self._cancel_when_forced())
         try:

@@ -19,7 +19,7 @@ from uuid import uuid4
 from ...config import client_environment, outbound_proxy
 from ...config.settings import Settings, build_child_environment
 from ..app import create_app
-from ..reports.columns import summarize_total
+from ..reports.columns import format_requests, summarize_total
 from ..stores.ledger import Ledger, TotalValue
 from ..stores.ledger_row import Row
 from . import clients, serve
@@ -125,8 +125,8 @@ def _describe_no_requests(setup: Setup) -> str:
 
 
 def _format_summary(total: Mapping[str, TotalValue]) -> str:
-    requests, failures = total.get("requests", 0), total.get("failures")
-    count = "1 request" if requests == 1 else f"{requests:,} requests"
+    requests, failures = total.get("requests"), total.get("failures")
+    count = format_requests(requests if isinstance(requests, int) else 0)
     remedy = "; run `clara-proxy doctor` to check the upstream and the key" if failures == requests else ""
     return f"{summarize_total(total)} {count}{f', {failures:,} failed' if failures else ''}{remedy}."
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ...config.settings import Settings
 from ..protocols.api_errors import ApiError
+from ..stores.background import run_beside
 from ..stores.memory_store import MemoryStore, open_memory
 from .indexer import Indexer
 from .passage_encoder import PassageEncoder
@@ -48,14 +49,12 @@ async def run_memory(url: str, index_bytes: int, encoder: PassageEncoder | None 
         if encoder is not None:
             encoder.start()
         await indexer.start()
-        expiring = asyncio.create_task(_delete_expired(store))
         keeper = ToolOutputKeeper(store, indexer)
         try:
-            yield Memory(store, indexer, MemorySearch(store, index_bytes), keeper)
+            async with run_beside(_delete_expired(store)):
+                yield Memory(store, indexer, MemorySearch(store, index_bytes), keeper)
         finally:
             await keeper.stop()
-            expiring.cancel()
-            await asyncio.gather(expiring, return_exceptions=True)
             await indexer.stop()
             if encoder is not None:
                 await encoder.stop()

@@ -98,10 +98,18 @@ def describe_details(total: TotalMapping) -> list[str]:
         notes.append(f"Cost of the way back (clara_expand and its calls): {tokens:,} tokens, {cost}, included.")
     if misses := _read_count(total, "cache_misses"):
         ours = _read_count(total, "cache_misses_ours")
-        notes.append(f"The provider's cache missed in {misses:,} requests, {ours:,} after a change by the proxy.")
+        missed = format_requests(misses)
+        notes.append(f"The provider's cache missed in {missed}, {ours:,} after a change by the proxy.")
     if unknown := _read_count(total, "unknown_usages"):
-        notes.append(f"The usage of {unknown:,} requests has amounts that the proxy does not know (unknown_usage).")
+        notes.append(
+            f"The usage of {format_requests(unknown)} has amounts that the proxy does not know (unknown_usage)."
+        )
     return notes
+
+
+def format_requests(count: float) -> str:
+    """Return a number of requests in words."""
+    return "1 request" if count == 1 else f"{count:,.0f} requests"
 
 
 def format_footnote(total: TotalMapping) -> str:
@@ -111,7 +119,7 @@ def format_footnote(total: TotalMapping) -> str:
         for name, label in _MISSING_LABELS.items()
         if PARTIAL_MARK in format_cell(name, total)
     }
-    excluded = [f"{count:,} requests whose {label} is unknown" for count, label in sorted(marked.items())]
+    excluded = [f"{format_requests(count)} whose {label} is unknown" for count, label in sorted(marked.items())]
     return f"{PARTIAL_MARK} without the {' and the '.join(excluded)}" if marked else ""
 
 
@@ -123,7 +131,7 @@ def _format_net_saving(total: TotalMapping) -> str:
     if money is None:
         return "; the saving in dollars is unknown"
     unpriced = count_missing(total, "saved_cost")
-    excluded = f", without the {unpriced:,} requests whose price is unknown" if unpriced else ""
+    excluded = f", without the {format_requests(unpriced)} whose price is unknown" if unpriced else ""
     return f", ${_format_dollars(abs(money), is_partial=False)} {'net' if money >= 0 else 'lost net'}{excluded}"
 
 

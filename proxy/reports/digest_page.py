@@ -132,7 +132,9 @@ def _render_notes(total: Total, results: Agreement | None) -> str:
     notes = [_NET_SAVED_NOTE, bill]
     for name, text in _CAVEAT_NOTES.items():
         if count := _to_number(total.get(name)):
-            notes.append(text.format(f"{count:,.0f}"))
+            notes.append(text.format(columns.format_requests(count)))
+    if tokens := _to_number(total.get("fetched_back")):
+        notes.append(f"{tokens:,.0f} tokens were fetched back by models or clients.")
     if results is not None:
         notes.append(agreement.format_agreement(results))
     return f"<h2>How to read this</h2><p>{' '.join(escape(note) for note in notes)}</p>"
@@ -144,11 +146,10 @@ _NET_SAVED_NOTE = (
 )
 _NO_BILL_NOTE = "No provider billed anything."
 _CAVEAT_NOTES = {
-    "failures": "{} requests failed or were rejected; they count as requests but not as savings.",
-    "unpriced": "{} requests had no price; the dollars exclude them.",
-    "unpriced_savings": "The cost without the proxy is unknown for {} requests.",
-    "estimated": "The tokens of {} requests were counted with a substitute vocabulary.",
-    "fetched_back": "{} tokens were fetched back by models or clients.",
+    "failures": "Failed or rejected: {}, which count as requests but not as savings.",
+    "unpriced": "Without a price: {}, which the dollars exclude.",
+    "unpriced_savings": "The cost without the proxy is unknown for {}.",
+    "estimated": "The tokens of {} were counted with a substitute vocabulary.",
 }
 
 

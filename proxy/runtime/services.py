@@ -35,6 +35,7 @@ from ..memory.service import Memory, locate_database, run_memory
 from ..pipeline.compress import ConversationCompressor
 from ..protocols.known_bodies import KnownBodies
 from ..stores.api_keys import KeyStore
+from ..stores.background import run_beside
 from ..stores.contents import ContentStore
 from ..stores.errors import StartupError, describe
 from ..stores.ledger import Ledger, ledger_url
@@ -101,11 +102,10 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         if contents is not None:
             stack.push_async_callback(contents.stop)
         response_cache = await _open_response_cache(settings, folder, stack)
-        purging = asyncio.create_task(_purge_expired(originals, ledger, settings.ledger_days, response_cache))
-        stack.callback(purging.cancel)
+        purging = _purge_expired(originals, ledger, settings.ledger_days, response_cache)
+        await stack.enter_async_context(run_beside(purging))
         health = StoreHealth({"ledger": ledger.check, "originals": originals.check})
-        watching = asyncio.create_task(health.watch())
-        stack.callback(watching.cancel)
+        await stack.enter_async_context(run_beside(health.watch()))
         clara, engines, pruner, pruned_kinds = open_engines(settings, folder, stack)
         chat_upstream = _create_upstream(settings, stack, decompress=True)
         raw_upstream = _create_upstream(settings, stack, decompress=False)

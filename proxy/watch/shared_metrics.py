@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from ..stores.background import run_beside
 from ..stores.errors import describe
 from .metrics import Metrics
 
@@ -27,12 +28,10 @@ async def share_metrics(metrics: Metrics, folder: Path, index: int) -> AsyncGene
     if own.exists():
         metrics.continue_from(own.read_bytes())
     metrics.read_other_totals = lambda: _read_others(folder, own)
-    writing = asyncio.create_task(_write_periodically(metrics, own))
     try:
-        yield
+        async with run_beside(_write_periodically(metrics, own)):
+            yield
     finally:
-        writing.cancel()
-        await asyncio.gather(writing, return_exceptions=True)
         _write(metrics, own)
 
 

@@ -41,7 +41,7 @@ def test_folder_of_mixed_recordings_can_be_replayed(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a recording")
     result = replay(tmp_path, "--by", "all", "--format", "json")
     assert groups(result)["all"] > 2000
-    assert "4 requests" in result.stderr
+    assert "Requests: 4," in result.stderr
     assert [line.split(": ")[1] for line in result.stderr.splitlines() if "unreadable" in line] == [
         f"{tmp_path}/deep/two.jsonl.gz, line 3",
         f"{tmp_path}/deep/two.jsonl.gz, line 4",
@@ -97,7 +97,7 @@ def test_requests_answered_by_clara_have_no_input_cost(tmp_path: Path, monkeypat
 
 def test_empty_input_is_reported(tmp_path: Path) -> None:
     result = replay(tmp_path, code=1)
-    assert "0 requests" in result.stderr
+    assert "Requests: 0," in result.stderr
     assert result.stdout.startswith("No readable requests: ")
     (tmp_path / "broken.json").write_text("{", encoding="utf-8")
     result = replay(tmp_path, code=1)

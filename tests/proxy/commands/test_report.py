@@ -105,7 +105,7 @@ def test_replay_prints_the_cost_at_list_price(tmp_path: Path) -> None:
     assert price is not None
     assert price.input is not None
     received, sent = (f"${group[name] * price.input:,.4f}" for name in ("received", "sent"))
-    expected = f"without the provider's cache: {received} received, {sent} sent (1 requests have no price)."
+    expected = f"without the provider's cache: {received} received, {sent} sent (1 without a price)."
     assert expected in result.stderr
     (tmp_path / "all.jsonl").write_bytes(orjson.dumps(requests[1]))
     result = CliRunner().invoke(cli.app, ["replay", str(tmp_path)])

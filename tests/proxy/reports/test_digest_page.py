@@ -82,7 +82,7 @@ def test_the_page_shows_the_ledger_totals(tmp_path: Path) -> None:
     assert "240.0k tokens fewer sent, 60.0 % of 400.0k" in page.text
     assert "$0.6000 saved, net of all costs" in page.text
     assert "5 requests" in page.text
-    assert "1 requests failed or were rejected" in page.text
+    assert "Failed or rejected: 1 request, which" in page.text
     assert "support" in page.text
     bars = [attributes for tag, attributes in page.elements if tag == "rect"]
     assert len(bars) == 8
@@ -101,7 +101,7 @@ def test_unknown_dollars_are_not_shown_as_zero(tmp_path: Path) -> None:
     page = Page(render(tmp_path, Row("a", 5.0, model="some-model", tokens_received=9, tokens_sent=9)))
     assert "unknown saved" in page.text
     assert "The provider's bill was unknown." in page.text
-    assert "1 requests had no price" in page.text
+    assert "Without a price: 1 request," in page.text
 
 
 def test_zero_dollars_beside_unpriced_requests_are_unknown(tmp_path: Path) -> None:

@@ -107,5 +107,5 @@ for create in (
 
 def test_missing_extras_are_named_and_not_required() -> None:
     result = subprocess.run([sys.executable, "-c", SCRIPT_WITHOUT_EXTRAS], capture_output=True, text=True, check=True)
-    extras = [re.findall(r"clara-proxy\[(\w+)\]", line) for line in result.stdout.splitlines()]
+    extras = [re.findall(r"\[(\w+)\]", line) for line in result.stdout.splitlines()]
     assert extras == [["postgres"], ["postgres"], ["redis"], ["encrypted"]]
