@@ -56,6 +56,7 @@ _FILE_CHANGE = re.compile(r"(?:---|\+\+\+) \S|(?:rename|copy) (?:from|to) |(?:ne
 _REDUNDANT_HEADER = re.compile(r"(?:---|\+\+\+) \S|index [0-9a-f]+\.\.|(?:similarity|dissimilarity) index ")
 _STATISTICS = re.compile(r" (?:\d+ files? changed\b|(\S.{0,300} \|\s+(?:\d+|Bin)\b))")
 _WORD = re.compile(r"[^\W_]{2}")
+_WORD_CHANGE = re.compile(r"\[-[^\n]+-\]|\{\+[^\n]+\+\}")  # of `--word-diff`
 _GENERATED_FILE = re.compile(
     r"(?:^|[/ ])(?:[\w.-]*(?:lock|lock\.json|shrinkwrap\.json|\.lockb|\.sum)"
     r"|[\w.-]+\.(?:min\.(?:js|css)|map|snap|svg|pb\.go|po))(?=\s|$)"
@@ -204,7 +205,8 @@ class _DiffLines:
             is_file_change = not is_redundant and _FILE_CHANGE.match(line) is not None
             self.parents.append(parent)
             self.is_redundant.append(is_redundant)
-            self.is_changed.append(not is_header and (line[0] in "+-" if hunk >= 0 else is_file_change))
+            is_changed = line[0] in "+-" or _WORD_CHANGE.search(line) is not None if hunk >= 0 else is_file_change
+            self.is_changed.append(not is_header and is_changed)
             self.is_generated.append(in_generated_file and not is_header)
         self._pair_changes()
 

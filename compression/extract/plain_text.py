@@ -24,12 +24,13 @@ from .core import (
     records,
     severity,
     thinning,
+    wording,
 )
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.lines import LineWeights
 from .core.records import Structure
-from .core.scoring import boost_ends, normalize_scores, score_matches, smooth_scores
+from .core.scoring import boost_ends, normalize_scores, parse_question, score_matches, smooth_scores
 from .core.selection import Units, compress_units
 from .table_parser import ColumnBlock
 from .tables import DEFAULT_TABLE_WEIGHTS, find_odd_rows, iter_asked_rows
@@ -39,7 +40,6 @@ MAX_SECTION_LINES = 60  # of a section whose severity all of its lines gain; les
 ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
 
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
-_HINT = re.compile(r"[ \t]*\([A-Za-z][^\n]*\)\s*$")  # `(use "git add <file>..." to update what will be committed)`
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class PlainTextWeights(LineWeights):
     outline_share: float = weight(0.5, "top lines that others belong to, kept if shorter", "share of target")
     max_outline_lines: int = weight(12, "the same", "lines")
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
+    odd_wording_bonus: float = weight(0.8, "a line worded unlike most of a formulaic text")
     odd_value_bonus: float = weight(0.4, "a value unlike those of the same key, or a missing one")
     max_statuses: int = weight(8, "statuses of HTTP responses that are always kept", "lines")
     slow_step_bonus: float = weight(1.0, "a slow step of a query plan, and more by its share of the time")
@@ -71,7 +72,7 @@ class PlainTextWeights(LineWeights):
     named_record_bonus: float = weight(1.0, "a line below such a line")
     remedy_bonus: float = weight(1.0, "a remedy, or a setting related to the failure, if something is wrong")
     boilerplate_factor: float = weight(0.3, "a digest, or where a log is, if the question asks what is wrong", "factor")
-    hint_factor: float = weight(0.3, "a line in brackets", "factor")
+    hint_factor: float = weight(0.3, "a line in brackets, or a hint", "factor")
     section_severity: float = weight(0.7, "part of a severity in a section that lines outside of it gain", "factor")
     whole_record_share: float = weight(0.12, "length of a record kept whole, at most", "share of target")
     max_whole_characters: int = weight(600, "length of a record kept whole, at most", "characters")
@@ -110,7 +111,7 @@ class PlainTextCompressor:
         statuses = line_values.find_status_lines(text, spans)
         share = int(weights.whole_record_share * task.target * CHARACTERS_PER_TOKEN)
         limit = max(weights.min_whole_characters, min(weights.max_whole_characters, share))
-        firsts = records.group_lines(structure, spans, limit)
+        firsts = lines.join_wrapped(text, spans, records.group_lines(structure, spans, limit), limit)
         bounds = list(pairwise([*firsts, len(spans)]))
         owners = [unit for unit, (first, after) in enumerate(bounds) for _ in range(first, after)]
         outline = (
@@ -244,6 +245,7 @@ class PlainTextCompressor:
             (below, weights.named_record_bonus),
             (line_values.find_far_numbers(task.text, spans, templates), weights.far_number_bonus),
             (find_odd_openings(task.text, spans, weights), weights.odd_opening_bonus),
+            (wording.find_odd_wordings(templates), weights.odd_wording_bonus),
         ):
             for index in indices:
                 scores[index] += bonus
@@ -263,7 +265,7 @@ class PlainTextCompressor:
         for index, is_closer in enumerate(structure.closers):
             if is_closer:
                 scores[index] = 0.0
-            elif _HINT.match(task.text, *spans[index]):
+            elif lines.is_hint(task.text, spans[index]):
                 scores[index] *= self.weights.hint_factor
         if diagnosis.asks_what_is_wrong(task.question):
             for index in diagnosis.find_boilerplate(task.text, spans):
@@ -283,7 +285,7 @@ class PlainTextCompressor:
         columns do not raise their rows.
         """
         weights = self.weights
-        query = bm25.parse_query(task.question, weights)
+        query = parse_question(task.question, weights)
         counts = bm25.count_terms(task.text, spans, query)
         if not counts:
             return [0.0] * len(spans)

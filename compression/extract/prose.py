@@ -12,7 +12,7 @@ from math import log
 from unicodedata import category
 
 from ..compressor import CompressedPassage, Task
-from .core import answer_types, records, semantic, severity
+from .core import answer_types, records, semantic, severity, wording
 from .core.base_weights import ExtractWeights, weight
 from .core.bm25 import Span
 from .core.headings import find_parent_headings
@@ -31,6 +31,7 @@ class ProseWeights(ExtractWeights):
     min_wordy_share: float = weight(0.6, "text in lines of mostly letters", "share of text")
     max_heading_characters: int = weight(90, "length of an underlined heading", "characters")
     paragraph_weight: float = weight(0.3, "part of its paragraph's best score that a sentence gains", "factor")
+    asked_share: float = weight(0.5, "part of a score that the last question alone decides", "share")
     heading_weight: float = weight(0.35, "part of its heading's score that a sentence gains", "factor")
     answer_type_bonus: float = weight(0.3, "match of the expected answer type")
     severity_bonus: float = weight(0.5, "a warning, error or verdict; divided by 1 + log(1 + count of its grade)")
@@ -40,18 +41,27 @@ class ProseWeights(ExtractWeights):
     )
     max_failures: int = weight(3, "errors kept for any question", "sentences")
     failure_share: float = weight(0.15, "part of the target that such errors may take", "share of target")
+    odd_wording_bonus: float = weight(1.0, "a sentence worded unlike most of a formulaic text")
+    section_share: float = weight(0.8, "part of this bonus that other sentences of a short section gain", "factor")
+    max_whole_section_characters: int = weight(400, "length of such a section, at most", "characters")
     opening_bonuses: tuple[float, ...] = weight((0.05, 0.02, 0.01), "the first sentences")
 
 
 CHARACTERS_PER_TOKEN = 4
-TURN_LEVEL = 7  # below the headings of a text
+TURN_LEVEL = 8  # below the headings of a text
+MAX_INDENT_CHARACTERS = 12  # of a sentence, kept with it
 MIN_TURNS = 4  # of a transcript
 DEFAULT_PROSE_WEIGHTS = ProseWeights()
 
 _UNDERLINE = re.compile(r"[=\-~^\"'`#*+.]{3,}\s*$")
 _MAIL_HEADER = re.compile(  # `From: Ann <ann@example.com>` and more such lines
-    r"(?:[-_=]{3,}[^\n]*\n)?[ \t>]*(?:From|To|Date|Sent|Subject|Von|Gesendet|Betreff|De|Objet|Asunto): ?[^\n]+"
-    r"(?:\n[ \t>]*[A-Z][\w-]{1,30}: ?[^\n]*)+"
+    r"(?:[-_=]{2,}[^\n]*\n)?[ \t>]*(?:From|To|Date|Sent|Subject|[Aa]uthor|Von|Gesendet|Betreff|De|Objet|Asunto):"
+    r"[ \t]?[^\n]+(?:\n[ \t>]*[A-Za-z][\w-]{1,30}:[ \t]?[^\n]*)+"
+)
+_BANNER = re.compile(r"([-=*]{2,}|==>) [^\n]{1,200} (?:[-=*]{2,}|<==)$")  # `--- docs/cart.md ---`
+_NUMBERED_TITLE = re.compile(  # `§ 4 Haftung`, `Article 12`, `3.1 Scope`
+    r"(?:§+|[A-Z][a-z]{2,9}\.?)? ?(?:\d{1,3}[a-z]?(?P<parts>(?:\.\d{1,3}){0,4})|[IVXL]{1,6})"
+    r"[.):]?(?: [^\n]*[^\n.!?,;:])?$"
 )
 _TIME_OF_DAY = r"[\[(]?\d{1,2}:\d\d(?::\d\d)?(?:[.,]\d{1,3})?(?: ?[AaPp]\.?[Mm]\.?)?[\])]?"
 _TURN = re.compile(
@@ -105,18 +115,27 @@ class ProseCompressor:
         window = weights.transcript_window if turns else 0
         scores = semantic.add_similarity(scores, sentences, task.question, weights.similarity_weight, window)
         occurrences: Counter[str] = Counter()
+        for index, share in _spread(wording.find_odd_wordings(sentences), spans, parents, weights).items():
+            scores[index] += weights.odd_wording_bonus * share
         for index, sentence in enumerate(sentences):
             occurrences[sentence] += 1
             scores[index] /= occurrences[sentence]
         required = _list_rare_failures(task, spans, grades, weights)
+        indented = [(_find_line_start(text, start), end) for start, end in spans]
         return compress_units(
-            task, Units(text, spans, scores, "sentences", weights, parents=parents, required=required)
+            task, Units(text, indented, scores, "sentences", weights, parents=parents, required=required)
         )
 
     def _score_sentences(self, task: Task, spans: Sequence[Span], parents: Sequence[int]) -> list[float]:
         """Score sentences by their own terms, their neighbours, their paragraph and their heading."""
         weights = self.weights
         own = score_question(task.text, spans, task.question, weights)
+        asked = answer_types.extract_last_question(task.question)
+        if asked and asked != task.question:  # a call such as `man git-log` names what most sentences are about
+            pairs = zip(own, score_question(task.text, spans, asked, weights), strict=True)
+            own = [
+                (1.0 - weights.asked_share) * score + weights.asked_share * asked_score for score, asked_score in pairs
+            ]
         paragraphs = _assign_paragraphs(task.text, spans)
         best: dict[int, float] = {}
         for paragraph, score in zip(paragraphs, own, strict=True):
@@ -129,6 +148,25 @@ class ProseCompressor:
         ]
         confidence = max(own, default=0.0)
         return [confidence * score for score in normalize_scores(scores)]
+
+
+def _spread(
+    odd: Sequence[int], spans: Sequence[Span], parents: Sequence[int], weights: ProseWeights
+) -> dict[int, float]:
+    """Return 1.0 for each odd sentence, and less for the other sentences of its section if that is short."""
+    shares: dict[int, float] = {}
+    for index in odd:
+        first = last = index
+        while first > 0 and parents[index] >= 0 and parents[first - 1] == parents[index]:
+            first -= 1
+        while last + 1 < len(parents) and parents[index] >= 0 and parents[last + 1] == parents[index]:
+            last += 1
+        if spans[last][1] - spans[first][0] <= weights.max_whole_section_characters:
+            shares.update(
+                {other: max(weights.section_share, shares.get(other, 0.0)) for other in range(first, last + 1)}
+            )
+        shares[index] = 1.0
+    return shares
 
 
 def _list_rare_failures(task: Task, spans: Sequence[Span], grades: Sequence[int], weights: ProseWeights) -> list[int]:
@@ -166,21 +204,36 @@ def find_turns(text: str, spans: Sequence[Span]) -> list[int]:
 
 def _find_heading_level(text: str, start: int, end: int, max_characters: int) -> int:
     """Return 1, 2, ... for a heading and 0 for other text."""
-    if _MAIL_HEADER.match(text, start, end):
+    if _MAIL_HEADER.match(text, start, end) or _BANNER.match(text, start, end):
         return 1
     if end - start > 2 * max_characters:
         return 0
     if text[start] == "#":
-        return min(6, len(text[start:end]) - len(text[start:end].lstrip("#")))
+        return 1 + min(6, len(text[start:end]) - len(text[start:end].lstrip("#")))
+    if (
+        end - start <= max_characters
+        and text[end : end + 2].strip() == ""
+        and text[max(0, start - 2) : start].strip() == ""
+    ):
+        match = _NUMBERED_TITLE.match(text, start, end)
+        if match is not None:
+            return 3 + min(4, (match["parts"] or "").count("."))
     title, _, rest = text[start:end].partition("\n")
     if rest and _UNDERLINE.match(rest) and len(title) <= max_characters:
-        return 1 if rest[0] in "=#*" else 2
+        return 2 if rest[0] in "=#*" else 3
     return 0
 
 
 def _assign_paragraphs(text: str, spans: Sequence[Span]) -> list[int]:
     ends = [match.start() for match in _PARAGRAPH_BREAK.finditer(text)]
     return [bisect_right(ends, start) for start, _ in spans]
+
+
+def _find_line_start(text: str, start: int) -> int:
+    """Return the start of the line of a sentence that only blanks precede there; else the start of the sentence."""
+    blanks = text[max(0, start - MAX_INDENT_CHARACTERS) : start]
+    indent = len(blanks) - len(blanks.rstrip(" \t"))
+    return start - indent if text[start - indent - 1 : start - indent] in ("\n", "") else start
 
 
 def _compute_wordy_share(sample: str) -> float:

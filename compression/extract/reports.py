@@ -61,6 +61,7 @@ class ReportWeights(TraceWeights):
     severity_scores: tuple[float, ...] = weight((0.0, 0.15, 0.5, 1.0), "no grade, warning, error, verdict")
     max_alike_verdicts: int = weight(10, "verdicts that differ only in numbers and locations", "lines")
     reason_bonus: float = weight(0.6, "first line indented below a verdict, or message above a trace")
+    hint_factor: float = weight(0.3, "a line in brackets, or a hint", "factor")
     essential_bonus: float = weight(1.5, "title, reason and place of a failure")
     pointer_bonus: float = weight(0.6, "the line of code that failed")
     max_explanation_lines: int = weight(2, "explaining lines of a failure kept at any target", "lines")
@@ -143,6 +144,8 @@ class ReportCompressor:
                 reported = rarity + severity_scores[grades[index]] + reasons[index]
                 decay = sqrt(occurrence) if reasons[index] >= weights.essential_bonus else occurrence
                 scores.append(matches[index] * (0.5 + 0.5 / occurrence) + reported / decay)
+            if lines.is_hint(text, trace.spans[index]):
+                scores[index] *= weights.hint_factor
         boost_ends(scores, weights.edge_bonus)
         return scores
 

@@ -27,6 +27,7 @@ class ExtractWeights:
     word_part_weight: float = weight(0.6, "a part of an identifier", "factor")
     inflection_weight: float = weight(0.3, "the shared prefix of a word's forms", "factor")
     identifier_weight: float = weight(1.5, "an identifier or a number, relative to a plain word", "factor")
+    call_factor: float = weight(0.7, "a word that only the call behind the last question has", "factor")
     marker_cost: int = weight(26, "budget that the marker of a gap uses", "characters")
     max_shown_blanks: int = weight(8, "blanks between kept units that are still shown", "characters")
     max_misses: int = weight(200, "units over budget after which selection stops", "units")

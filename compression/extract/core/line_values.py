@@ -36,6 +36,15 @@ _FLAGS = [
     (words.split(), frozenset(words.split()))
     for words in ("on off", "yes no", "true false", "enabled disabled", "up down", "active inactive", "ok failed")
 ]
+_CHANGE_BAR = re.compile(r"[^\n|]{1,300}\|\s{1,20}(?:\d{1,9} (?=[+-])|(?=Bin))(B(?=in)|[+-]+\s*$)")
+_CHANGE_WORDS = [  # question, characters of a bar of `git diff --stat`
+    (re.compile(pattern, re.IGNORECASE), set(characters))
+    for pattern, characters in (
+        (r"\b(?:delet|remov|gelöscht|entfernt|supprim|elimin)", "-"),
+        (r"\b(?:add|new|neu|hinzu|ajout|nouve|añad|nuev)", "+"),
+        (r"\bbinar|\bbinär", "B"),
+    )
+]
 _STATUS_LINE = re.compile(r"[<>* ]{0,4}HTTP/\d(?:\.\d)? [1-5]\d\d\b")
 _ENDING = r"(?:ations?|ments?|ings?|e[dsr]?|ers|ie[sd]|ly|[sy])"  # that a stem lacks
 _NUMBER = re.compile(r"\d(?<![\w.]\d)\d{0,14}(?:\.\d{1,9})?(?![\w.])")  # begins with a set, which is searched fast
@@ -50,7 +59,7 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
     patterns = ((answer_types.GREATEST, False), (answer_types.LEAST, True))
     directions = [least for pattern, least in patterns if pattern.search(question)]
     if not directions:
-        return []
+        return _find_asked_changes(text, spans, question)
     named = _find_named_fields(text, spans, question, query)
     columns = named or list(_iter_columns(text, spans))
     count = ASKED_LINES if len(columns) <= MAX_COMPARED_COLUMNS or named else 1
@@ -60,6 +69,14 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
         for least in directions
         for position in rank_numbers([value for _, value in values], count, least=least)
     ]
+
+
+def _find_asked_changes(text: str, spans: Sequence[Span], question: str) -> list[int]:
+    """Return the few files of a diffstat with only the kind of change that the question asks for."""
+    signs = [sign for pattern, sign in _CHANGE_WORDS if pattern.search(question)]
+    bars = {index: match[1] for index, span in enumerate(spans) if signs and (match := _CHANGE_BAR.match(text, *span))}
+    asked = [index for index, bar in bars.items() if set(bar) in signs]
+    return asked if len(asked) <= MAX_ODD_SHARE * len(bars) else []
 
 
 def rank_asked_columns(

@@ -22,10 +22,16 @@ MAX_TEMPLATE_CHARACTERS = 300
 MAX_SAMPLE_LINES = 300
 CENTRING_BLANKS = 100 * " "  # before a centred title; as many columns of indentation mean nothing
 TRAILING_BLANKS = 2 * " "
+MIN_WRAPPED_WIDTH, MAX_WRAPPED_WIDTH = 60, 100  # of wrapped text, in columns
+WRAPPED_SLACK = 2  # columns
 
 _ELEMENT_START = re.compile(r"(?<=>)(?=<[A-Za-z])")
 _RECORD_START = re.compile(r"(?<=[}\])],) ?(?=[{\[(])")
 _LONG_LINE_PIECE = re.compile(rf"(?s).{{1,{PIECE_CHARACTERS}}}(?:[\s,;}}\])>]|\Z)|.{{{PIECE_CHARACTERS}}}")
+_CONTINUATION = re.compile(r"([ \t]*)([a-z][^\s:=|]*)(?= )")
+_HINT = re.compile(
+    r"[ \t]*\([A-Za-z][^\n]*\)\s*$|hint: "
+)  # `(use "git add <file>..." to update what will be committed)`
 _PROGRESS_BAR = re.compile(r"\d ?%|\d/\d|[\u2580-\u259f#=>.-]{4}|\d ?[kKMG]i?B")
 _FILE_LOCATION = re.compile(  # begins with a set, which `re` searches fast
     r"[\w./\\@~+-](?<![\w./\\@~+-].)[\w./\\@~+-]{0,199}+:\d{1,7}(?::\d{1,7}|:in [`'][^'\n]{1,100}')?"
@@ -114,6 +120,38 @@ def _split_characters(text: str, span: Span) -> Iterator[Span]:
     for match in _LONG_LINE_PIECE.finditer(text, start, end):
         if not match[0].isspace():
             yield match.span()
+
+
+def join_wrapped(text: str, spans: Sequence[Span], firsts: Sequence[int], max_characters: int) -> list[int]:
+    """Return the first lines of units, with the lines of a wrapped sentence joined to one unit.
+
+    A line continues the one above if it begins with a small letter, and its first word would not have fit there.
+    """
+    widths = [len(text[start:end].expandtabs()) for start, end in spans]
+    width = max(widths, default=0)
+    if not MIN_WRAPPED_WIDTH <= width <= MAX_WRAPPED_WIDTH:
+        return list(firsts)
+    units = set(firsts)
+    joined: list[int] = []
+    for line in firsts:
+        start, end = spans[line]
+        match = _CONTINUATION.match(text, start, end)
+        is_wrapped = (
+            match is not None
+            and line > 0
+            and (line + 1 in units or line + 1 == len(spans))
+            and widths[line - 1] + len(match[2]) >= width - WRAPPED_SLACK
+            and text.count("\n", spans[line - 1][1], start) == 1
+            and text.startswith(match[1], spans[line - 1][0])
+        )
+        if not is_wrapped or end - spans[joined[-1]][0] > max_characters:
+            joined.append(line)
+    return joined
+
+
+def is_hint(text: str, span: Span) -> bool:
+    """Return True for a line in brackets, and for a hint of git."""
+    return _HINT.match(text, *span) is not None
 
 
 def sample_lines(text: str, characters: int) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from math import log
 
-from . import bm25
+from . import answer_types, bm25
 from .base_weights import ExtractWeights
 from .bm25 import Span
 
@@ -12,6 +12,16 @@ def score_question(text: str, spans: Sequence[Span], question: str, weights: Ext
     """Score spans by the question with BM25; the best one gets 1.0, or less if the question hardly tells them apart."""
     query = bm25.parse_query(question, weights)
     return score_matches(spans, bm25.count_terms(text, spans, query), query)
+
+
+def parse_question(question: str, weights: ExtractWeights) -> bm25.Query:
+    """Parse a question; words that only the call behind it has, such as `git diff --stat`, count half."""
+    query = bm25.parse_query(question, weights)
+    asked = bm25.parse_query(answer_types.extract_last_question(question), weights).term_weights
+    if not asked:
+        return query
+    factors = {term: 1.0 if term in asked else weights.call_factor for term in query.term_weights}
+    return query._replace(term_weights={term: factors[term] * value for term, value in query.term_weights.items()})
 
 
 def score_matches(spans: Sequence[Span], counts: bm25.TermCounts, query: bm25.Query) -> list[float]:

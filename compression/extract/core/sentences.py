@@ -21,6 +21,7 @@ _SENTENCE_END = re.compile(  # begins with one set of characters, for which `re`
 )
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:[A-Z]|[A-Za-z]\.[A-Za-z]|Mr|Mrs|Ms|Dr|St|Prof|Sr|Jr|vs|etc|cf|al|No|Nos|Vol|Fig|Eq|Sec|pp|Inc|Ltd|Co|Gen|Col|Lt|Gov|Sen|Rep|Rev)\.$"
+    r"|(?<![^\n])[#*>§ \t]{0,8}\d{1,3}\.$"  # the number of a title or an item
 )
 
 
@@ -30,7 +31,7 @@ def find_sentences(text: str, start: int = 0, end: int | None = None) -> list[Sp
     bounds = [start]
     for match in _SENTENCE_END.finditer(text, start, end):
         stop, after = match.span()
-        if text[stop] != "." or not _ABBREVIATION.search(text, max(bounds[-1], stop - 8), stop + 1):
+        if text[stop] != "." or not _ABBREVIATION.search(text, max(bounds[-1], stop - 12), stop + 1):
             bounds.append(after)
     sentences: list[Span] = []
     for begin, after in pairwise([*bounds, end]):
