@@ -169,9 +169,10 @@ def _score_reasons(text: str, trace: TraceLines, grades: Sequence[int], bonus: f
     """Score lines that give a reason: indented below a verdict (1, 1/2, 1/3, ... of the bonus), or above a trace."""
     scores = [0.0] * len(trace.spans)
     depth = 0  # lines since the verdict, itself included
-    for index, (start, _) in enumerate(trace.spans):
+    for index, (start, end) in enumerate(trace.spans):
         is_indented = start > 0 and text[start].isspace()
-        depth = 1 if grades[index] == severity.VERDICT else depth + 1 if depth and is_indented else 0
+        continues = is_indented or (depth == 1 and text[end - 1] == ":")
+        depth = 1 if grades[index] == severity.VERDICT else depth + 1 if depth and continues else 0
         if depth > 1:
             scores[index] = bonus / (depth - 1)
     for index in stack_traces.find_message_lines(trace):

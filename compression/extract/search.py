@@ -70,6 +70,7 @@ _WRAPPED_MESSAGE = re.compile(r"(?:^|\s)\[[\w-]{2,60}\]\s*$")  # ends with the c
 _RULE = re.compile(
     r"\b[A-Z]{1,5}\d{2,5}\b|\b[A-Z]\w{1,40}/[A-Z]\w{2,60}\b|\b[@a-z][\w/]{1,40}(?:-\w{1,40})+(?=[\])]?\s*$)"
 )
+_NOTE = re.compile(rf"{_PATH}:\d{{1,7}}:(?:\d{{1,5}}:)? note: ")  # explains the message above
 _SEPARATOR = re.compile(r"[\W_]+$")
 _RESULT_START = re.compile(rf"{_PATH}")
 
@@ -238,20 +239,25 @@ def _read_results(text: str) -> _Results:
         elif separator == "-":
             results.context.append(len(results.spans))
             results.add(span, _resolve_context_path(line, path, matched), -1)
-        elif separator and index not in headings:
-            has_matches = True
-            results.add(span, path, -1)
         elif index in headings:
             heading = len(results.spans)
             results.headings.add(heading)
             results.add(span, line.strip().rstrip(":"), -1)
-        elif has_matches and results.spans and results.sizes[-1] < MAX_RESULT_LINES and not _BARE_PATH.match(line):
+        elif has_matches and results.sizes[-1] < MAX_RESULT_LINES and _continues(line, separator):
             results.extend(span[1])
+        elif separator:
+            has_matches = True
+            results.add(span, path, -1)
         else:
             results.add(span, _extract_folder(line), -1)
     if not has_matches:
         results.context.clear()
     return results
+
+
+def _continues(line: str, separator: str) -> bool:
+    """Return True for a note on the result above, and for a line without a path."""
+    return _NOTE.match(line) is not None if separator else _BARE_PATH.match(line) is None
 
 
 def _find_closing_lines(text: str, spans: Sequence[Span], paths: Sequence[tuple[str, str]]) -> int:

@@ -23,6 +23,8 @@ def test_a_full_disk_is_logged_once_and_requests_continue(
             answer = proxy.post(tool_chat(f"{LOG_TEXT}\n{number}"))
             assert (answer.status_code, answer.headers["x-clara-skipped"]) == (200, "failed=1")
             assert upstream.last_request.json["messages"][2]["content"].startswith(LOG_TEXT)
-    log = capsys.readouterr().err
-    assert log.count("database or disk is full") == 1
-    assert log.count("\n") == 1
+    log = capsys.readouterr().err.splitlines()
+    warnings = [line for line in log if "store_health" not in line]  # which notices the disk by itself, once
+    assert len(warnings) == 1
+    assert "database or disk is full" in warnings[0]
+    assert len(log) <= 2

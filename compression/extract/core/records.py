@@ -198,7 +198,10 @@ def _find_openers(
         recurring = {
             key
             for key, count in firsts.items()
-            if key and count > 1 and 2 * count + (key == "0") > frequencies[key] and 4 * count >= len(firsts)  # also numbers of cues
+            if key
+            and count > 1
+            and 2 * count + (key == "0") > frequencies[key]
+            and 4 * count >= len(firsts)  # also numbers of cues
         }
         block_openers = {index for index in flush_blocks if keys[index] in recurring}
         if block_openers and 2 * len(block_openers) <= len(spans):

@@ -29,12 +29,13 @@ _ERROR_WORDS = (
 )  # fmt: skip
 _VERDICT_WORDS = (
     *("error", "fail", "assert", "exception", "panic", "passed", "ran ", "tests"),
-    *("✗", "✕", "❌", "●", "\ne  "),
+    *("✗", "✕", "❌", "●", "\ne  ", "\ne: "),
 )
 _VERDICT_LINE = re.compile(
     r"""\s*(?:\x1b\[[\d;]{0,12}m){0,4}(?:
       (?:FAILED|FAIL|ERROR|ERRORS|FATAL|PANIC|panic)\b.{0,3}            # a failed test or build step
     | E\s{2,}\S                                                         # pytest's explanation
+    | e:\ \S                                                            # of Kotlin's compiler
     | (?:[A-Z]\w{0,30}\ ){0,3}[\w.]{0,120}                              # the last line of a traceback
       (?:Error|Exception|Failure|Warning|Interrupt|Exit)(?::\ |$)
     | (?:AssertionError|assert\ )
@@ -43,8 +44,9 @@ _VERDICT_LINE = re.compile(
     | (?:OK|FAILED)(?:\ \(.{1,200}\))?\s*$
     | (?:Tests?(?:\ Suites|\ run)?|Failures|test\ result|Results?|Summary|BUILD)\s?:?\ .{0,40}(?:\d|ok|SUCC|FAIL)
     | \d+\ (?:passed|failed|passing|failing|errors?|warnings?)\b
+    | \d+\ (?:\w{2,20}\ ){1,2}?\w{2,20},\ \d+\ (?:failed|failures?|errors?)\b
     | (?:---\ FAIL|not\ ok\ \d|[✗✕❌×]\ |●\ (?!\S{1,120}\.\w{3,9}\ -\ ))
-    | \S{1,200}:\d+:(?:\d+:)?\ (?:fatal\ )?(?:error|panic)\b             # a compiler error
+    | \S{1,200}:\d+:(?:\d+:)?\ (?:fatal\ )?(?:(?:error|panic)\b|Failure$)   # a compiler error, a failed assertion
     | (?:error|fatal)(?:\[\w+\])?:[ ]
     | \#\#\[error\]                                                    # of a build server
     | (?:npm\ ERR!|make(?:\[\d+\])?:\ \*\*\*|thread\ '.{1,80}'\ panicked)

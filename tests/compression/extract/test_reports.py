@@ -43,6 +43,18 @@ RUNS = {
         "\n[INFO] BUILD FAILURE",
         ("<<< FAILURE! - in CartTest", "expected:<12>", "CartTest.java:31", "BUILD FAILURE"),
     ),
+    "kotlin": (
+        "e: file:///app/Tax.kt:14:30 Unresolved reference: rateFor",
+        "w: file:///app/Part{}.kt:2{}:9 'fun old()' is deprecated",
+        "\n310 tests completed, 23 failed\nBUILD FAILED in 14s",
+        ("Tax.kt:14:30 Unresolved reference", "310 tests completed, 23 failed", "BUILD FAILED"),
+    ),
+    "googletest": (
+        'rates_test.cc:212: Failure\nExpected equality of these values:\n  rates.For("XI")\n    Which is: 0\n  20',
+        "[       OK ] Rates.Country{} (0 ms)",
+        "\n[  FAILED  ] 1 test, listed below:\nFAILED Rates.NorthernIreland",
+        ("rates_test.cc:212: Failure", "Which is: 0", "FAILED Rates.NorthernIreland"),
+    ),
     "node": (
         "TypeError: Cannot read properties of undefined (reading 'price')\n    at total (/app/src/cart.js:14:20)\n"
         + "".join(f"    at layer{index} (/app/node_modules/web/layer{index}.js:{index}:9)\n" for index in range(30)),

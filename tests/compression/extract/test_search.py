@@ -81,3 +81,26 @@ def test_lines_of_context_belong_to_the_file_of_their_match() -> None:
     assert all(
         int(part.unit.split()[2]) < 60 for part in passage.parts if isinstance(part, Gap) and "files" in part.unit
     )
+
+
+@pytest.mark.parametrize(
+    ("usual", "rare", "summary"),
+    [
+        ("C0116: Missing docstring (missing-docstring)", "E1101: Has no 'commit_all' (no-member)", "Rated at 6.41/10"),
+        ("C: Layout/LineLength: Line is too long.", "W: Lint/UselessAssignment: Unused.", "60 offenses detected"),
+        ("warning: unused variable 'a'", "warning: uninitialized use of 'total'", "61 warnings generated."),
+    ],
+)
+def test_a_message_of_a_rare_rule_and_the_summary_are_kept(usual: str, rare: str, summary: str) -> None:
+    messages = [f"shop/part{index // 4}.py:{index}:4: {usual}" for index in range(60)]
+    messages.insert(37, f"shop/part9.py:31:8: {rare}")
+    out = compress_text("search", "\n".join([*messages, "", summary]), "Is anything plainly broken?", ratio=8)
+    assert f"part9.py:31:8: {rare}" in out
+    assert out.endswith(summary)
+
+
+def test_a_note_stays_with_its_error() -> None:
+    warnings = [f"src/a{index}.cc:{index}:5: warning: unused variable 'tmp{index}'" for index in range(60)]
+    error = ["src/money.h:31:15: error: no member named 'half'", "src/ledger.cc:212:9: note: requested here"]
+    out = compress_text("search", "\n".join([*warnings[:30], *error, *warnings[30:]]), "Why does it break?", ratio=8)
+    assert "\n".join(error) in out
