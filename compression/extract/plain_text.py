@@ -17,6 +17,7 @@ from .core import (
     answer_types,
     bm25,
     diagnosis,
+    line_keys,
     line_values,
     lines,
     query_plans,
@@ -155,7 +156,7 @@ class PlainTextCompressor:
         outline = [
             line
             for line, parent in enumerate(structure.parents)
-            if parent < 0 and structure.ends[line] > line + 1 and records.is_title(task.text, spans[line])
+            if parent < 0 and structure.ends[line] > line + 1 and line_keys.is_title(task.text, spans[line])
         ]
         ends = [structure.ends[line] if owners[line] == owners[line + 1] else line + 1 for line in outline]
         size = sum(spans[end - 1][1] - spans[line][0] for line, end in zip(outline, ends, strict=True))
@@ -216,7 +217,7 @@ class PlainTextCompressor:
         titles = [
             index
             for index, end in enumerate(structure.ends)
-            if end > index + 1 and records.is_title(task.text, spans[index])
+            if end > index + 1 and line_keys.is_title(task.text, spans[index])
         ]
         siblings = Counter(structure.parents[index] for index in titles)
         for index in titles:
@@ -253,7 +254,7 @@ class PlainTextCompressor:
         for index, share in query_plans.score_steps(task.text, spans, structure.parents, steps):
             scores[index] += weights.slow_step_bonus * (1.0 + share)
         boost_ends(scores, weights.edge_bonus)
-        scores[0] += weights.edge_bonus * records.is_identity(task.text, spans[0])
+        scores[0] += weights.edge_bonus * line_keys.is_identity(task.text, spans[0])
         for position, bonus in enumerate(weights.tail_bonuses[: len(scores)], start=1):
             scores[-position] += bonus / (1 + depths[-position])
         for index, is_answer in enumerate(answer_types.match_answer_type(task.text, spans, task.question, scores)):

@@ -6,7 +6,7 @@ or at a certain indentation. A way to recognise them is used only if no line ins
 
 import re
 
-from . import lines, records
+from . import line_keys, lines, records
 
 SAMPLE_CHARACTERS = 20_000
 MIN_LINES = 20  # of the sample
@@ -106,7 +106,7 @@ def _sign_lead(text: str, start: int) -> Signature:
 def _sign_key(text: str, start: int) -> Signature:
     """Return the indentation and the key of a line."""
     content = start + len(_read_lead(text, start))
-    key = records.read_key(text, content, len(text))
+    key = line_keys.read_key(text, content, len(text))
     return (content - start, key) if key else ()
 
 

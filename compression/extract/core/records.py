@@ -7,17 +7,17 @@ line of a block) is above the lines after it. Openers are recognised by repetiti
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from . import indentation
 from .bm25 import Span
+from .line_keys import LineKeys
 
 FIELD_CHARACTERS = 20_000  # of the start, to recognise fields
 MIN_FIELDS = 6  # of a record
 MIN_FIELD_SHARE = 0.6  # of all keys among as many fields from the first one
-MAX_KEY_CHARACTERS = 80
 MIN_REGULAR_RECORDS = 3
 MIN_BLOCK_SHARE = 0.9  # of the blocks of right-aligned keys that begin with the same one
 MAX_IDENTITY_LINES = 3  # of a record, besides its opener
@@ -31,22 +31,8 @@ _CLOSER_OPENINGS = frozenset("}])<-=_*~.+|━╸╺─█▉▊▋▌▍▎▏�
 _BANNER_OPENINGS = frozenset("-=*#+~@")
 _CLOSER = re.compile(r"[━╸╺─█▉▊▋▌▍▎▏▓▒░#=>-]{10,}[ \t]|[-=_*~.+| ]{3,}$|[}\])]+[,;]?\s*$|</[\w:.-]{1,80}>\s*$")
 _COMMENT = re.compile(r"\(|[#;] |//")
-_WORD_KEY = re.compile(
-    r"<([\w:.-]{1,80})|([^\w\s\"'\[({<-]{1,3})(?= )|([^\w\s]{0,4}[\w.-]{1,40})"
-)  # without a separator
-_KEY = re.compile(
-    r"[- ]{0,4}[\"']?([^\W\d][\w.@/$()<>-]{0,40}(?: [\w.@/$()<>-]{1,40}){0,4})[\"']?\s{0,40}[:=](?=\s|$)"
-    rf"|{_WORD_KEY.pattern}"
-)
-_DIGITS = re.compile(r"\d+")
 _BANNER = re.compile(r"(?:[-=*#+~]{2,}|==>|@{2,})[\[( ]{1,3}(?=[^\n]{0,200}\w).{1,200}$")
-_IDENTITY_KEY = re.compile(
-    r"[- ]{0,4}<?[\"']?(?:[\w.-]{0,30}[ _.-])?(?:name|id|uid|uuid|title|kind|path|file|host|hostname|user|login|author|"
-    r"date|subject|from|commit|hash|sha|package|number|key|address|[bs]?ssid|device|interface|dn|cn|url|version)[\"']?\s{0,40}[:=>]",
-    re.IGNORECASE,
-)
 _FIELD = re.compile(r"^[ \t]{0,4}([A-Z][\w-]{0,30}(?: [\w-]{1,20}){0,3})[ \t]{0,30}:(?:[ \t](.*))?$", re.MULTILINE)
-_SEPARATOR = re.compile(r"[:=>]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,48 +85,6 @@ def find_structure(text: str, spans: Sequence[Span]) -> Structure:
     identities = _find_identities(keys, parents, ends, blocks)
     _add_comments(identities, comments, parents, ends)
     return Structure(parents, ends, identities, closers, comments)
-
-
-class LineKeys:
-    """What each line has in common with the same line of another record: its key, tag or first word."""
-
-    def __init__(self, text: str, spans: Sequence[Span], starts: Sequence[int]) -> None:
-        self.text, self.spans, self.starts = text, spans, starts
-        self._keys: dict[int, str] = {}
-        self._identities: dict[str, bool] = {}
-
-    def __getitem__(self, line: int) -> str:
-        """Return the key of a line, without its digits."""
-        key = self._keys.get(line)
-        if key is None:
-            start = self.starts[line]
-            self._keys[line] = key = read_key(self.text, start, self.spans[line][1])
-        return key
-
-    def is_identity(self, line: int) -> bool:
-        """Return True if the line has a key such as `Name:`."""
-        start, end = self.starts[line], self.spans[line][1]
-        separator = _SEPARATOR.search(self.text, start, end)
-        if separator is None:
-            return False
-        first_part = self.text[start : separator.end()]
-        verdict = self._identities.get(first_part)
-        if verdict is None:
-            verdict = self._identities[first_part] = _IDENTITY_KEY.match(self.text, start, end) is not None
-        return verdict
-
-    def list_keys(self, lines: Iterable[int]) -> list[str]:
-        """Return the keys of these lines."""
-        return [self[line] for line in lines]
-
-
-def read_key(text: str, start: int, end: int) -> str:
-    """Return the key, the tag or the first word between two offsets, without its digits."""
-    stop = min(end, start + MAX_KEY_CHARACTERS)
-    has_separator = text.find(":", start, stop) >= 0 or text.find("=", start, stop) >= 0
-    match = (_KEY if has_separator else _WORD_KEY).match(text, start, stop)
-    key = match[match.lastindex or 0] if match is not None else ""
-    return key if key.isalpha() else _DIGITS.sub("0", key)
 
 
 def are_fields(text: str) -> bool:
@@ -307,20 +251,6 @@ def group_lines(structure: Structure, spans: Sequence[Span], max_characters: int
         end = structure.ends[line]
         line = end if spans[end - 1][1] - spans[line][0] <= max_characters else line + 1
     return firsts
-
-
-def is_title(text: str, span: Span) -> bool:
-    """Return True if a line has no value of its own: `Containers:`, `resource "a" "b" {`, `commit 1f0c`."""
-    start, end = span
-    return (
-        text[end - 1] in ":{[("
-        or _KEY.match(text, start + len(text[start:end]) - len(text[start:end].lstrip()), end) is None
-    )
-
-
-def is_identity(text: str, span: Span) -> bool:
-    """Return True if a line has a key such as `Name:`."""
-    return _IDENTITY_KEY.match(text, *span) is not None
 
 
 def measure_depths(structure: Structure) -> list[int]:

@@ -1,6 +1,6 @@
 """The few units that are worded unlike most of a formulaic text."""
 
-from clara_proxy.compression.extract.core import line_values, lines, wording
+from clara_proxy.compression.extract.core import bm25, line_values, lines, wording
 from clara_proxy.compression.extract.core.sentences import find_sentences
 
 ROUTINE = [f"job {name} looks fine to me, going on with the next one" for name in "abcdefghijklmnopqrst"]
@@ -30,7 +30,7 @@ def test_a_diffstat_shows_files_with_only_removed_lines() -> None:
     text = "\n".join([*rows[:7], " src/gone.py | 7 -", *rows[7:]])
     spans = lines.find_line_spans(text)
     question = "Which files have only deleted lines?"
-    query = line_values.bm25.parse_query(question)
+    query = bm25.parse_query(question)
     assert line_values.find_asked_values(text, spans, question, query) == [7]
 
 
