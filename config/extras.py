@@ -1,4 +1,4 @@
-"""The command that installs an extra: from where this installation came, and into its environment."""
+"""The command to install an extra from the source of this installation, into its environment."""
 
 import json
 import sys

@@ -16,7 +16,7 @@ from .setting_types import (
 
 
 class ModelSettings(BaseSettings):
-    """Which model runs where, in which number format, and within which limits."""
+    """The models, their devices, number formats and limits."""
 
     model: str | None = Field(
         default=None,

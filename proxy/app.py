@@ -45,7 +45,7 @@ class Application(Starlette):
     access_middleware: ASGIApp | None = None
 
     def serve_with(self, services: Services) -> None:
-        """Create the endpoints that need the services, which need the running event loop."""
+        """Create the endpoints of the services, on the running event loop."""
         self.state.services = services
         self.hot_routes = {("POST", path): CompletionEndpoint(services, adapter) for path, adapter in ADAPTERS.items()}
         self._passthrough = PassthroughEndpoint(services)

@@ -86,7 +86,7 @@ class MemoryCheck:
 
     @property
     def threshold(self) -> float:
-        """Return the score above which an answer is not in memory."""
+        """Return the threshold; an answer with a higher score is not in memory."""
         return self.head.threshold
 
     def mark_missing(self, prepared: Sequence[PreparedPrompt]) -> list[PreparedPrompt]:

@@ -149,7 +149,7 @@ def _format_label(answer: str, numbers: Sequence[str]) -> str:
 
 
 def _cited_document_numbers(text: str, headings: Sequence[tuple[int, int]], evidence: CompressedPassage) -> list[str]:
-    """Return the numbers of the documents whose headings are part of the evidence."""
+    """Return the numbers of the documents with a heading in the evidence."""
     numbers: list[str] = []
     part_end = index = 0
     for part in evidence.parts:

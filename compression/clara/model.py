@@ -31,7 +31,7 @@ AttentionFunction = Callable[[int, Tensor, Tensor], Tensor]
 
 
 class _Selection(NamedTuple):
-    """The places [B, S] in a batch [B, T, H] whose last states are needed."""
+    """The needed places [B, S] of the last states of a batch [B, T, H]."""
 
     rows: Tensor
     positions: Tensor

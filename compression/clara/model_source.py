@@ -56,7 +56,7 @@ class LoadedModel:
 
 
 class ModelFiles(NamedTuple):
-    """The folders of a checkpoint and its base, and what they contain except weights."""
+    """The folders of a checkpoint and its base, and their content except weights."""
 
     folder: Path
     base_folder: Path

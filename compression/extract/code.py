@@ -151,7 +151,7 @@ class CodeCompressor:
                 scores[index] += self.weights.paragraph_weight * match
 
     def _iter_notable_lines(self, text: str, spans: Sequence[Span]) -> Iterator[tuple[int, float]]:
-        """Yield authors' warnings and raised errors with their bonus, which falls with their number."""
+        """Yield authors' warnings and raised errors with their bonus; it falls with their number."""
         warnings, raises = severity.find_warning_comments(text, spans), severity.find_raise_lines(text, spans)
         yield from ((index, self.weights.warning_comment_bonus / (1.0 + log(len(warnings)))) for index in warnings)
         yield from ((index, self.weights.raise_bonus / len(raises)) for index in raises)

@@ -53,7 +53,7 @@ class TableWeights(OutlierWeights):
     asked_bonus: float = weight(1.0, "a row with the greatest, the least or the empty cell asked for")
     named_bonus: float = weight(1.0, "one of a few rows with a cell that the question names")
     kind_bonus: float = weight(0.36, "the first row with a combination of common values")
-    max_kinds: int = weight(12, "combinations of values of which the first row is shown, at most", "combinations")
+    max_kinds: int = weight(12, "shown combinations of values, with their first row, at most", "combinations")
     asked_rows: int = weight(5, "greatest or least rows with this bonus", "rows")
     shown_rows: int = weight(3, "first rows with this bonus", "rows")
 

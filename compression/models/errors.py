@@ -2,7 +2,7 @@
 
 
 class ModelError(Exception):
-    """A request cannot be served as asked; the message says what does not fit."""
+    """A request cannot be served as asked; the message names the reason."""
 
 
 class CheckpointError(ModelError):

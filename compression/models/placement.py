@@ -1,4 +1,4 @@
-"""Where torch computes: the device and dtype that a model uses."""
+"""The device and dtype of a torch model."""
 
 import torch
 

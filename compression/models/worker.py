@@ -160,7 +160,7 @@ class JobWorker(ABC, Generic[Model, Request]):
 
     @abstractmethod
     def _has_accelerator(self, model: Model) -> bool:
-        """Return True if the model computes on an accelerator, whose seconds are counted."""
+        """Return True if the model computes on an accelerator; its seconds are counted."""
 
     def _run(self) -> None:
         while not self._is_closing:

@@ -1,4 +1,4 @@
-"""`POST /clara/jobs`: CLaRa's work for another clara-proxy, whose CLARA_BACKEND this proxy is."""
+"""`POST /clara/jobs`: CLaRa's work for another clara-proxy with this one as its CLARA_BACKEND."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator

@@ -1,4 +1,4 @@
-"""Health and metrics, which probes read all the time: they need no FastAPI."""
+"""Health and metrics, without FastAPI: probes read them all the time."""
 
 from collections.abc import Awaitable, Callable, Mapping
 

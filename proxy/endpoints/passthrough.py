@@ -211,7 +211,7 @@ def _reject_own_paths(method: str, path: str, *, is_anthropic: bool) -> None:
 
 
 def _reject_local_model(body: bytes | None) -> None:
-    """Reject a request for a local model, which must not leave the machine (invariant: private)."""
+    """Reject a request for a local model: it must not leave the machine (invariant: private)."""
     if body is None or not any(hint in body for hint in _LOCAL_MODEL_HINTS):  # parsing a large body takes long
         return
     model = str((parse_request(body) or {}).get("model"))

@@ -156,7 +156,7 @@ class RequestContext:
         self.outcome = "upstream_error" if is_upstream else "rejected" if error.status < 500 else "failed"
 
     def record_reply(self, message: Json) -> None:
-        """Record the usage of a whole reply, and what else it says about its bill."""
+        """Record the usage of a whole reply, and other facts about its bill."""
         self.usage, self.reply_facts = message.get("usage"), usage_fields.read_facts(message, ReplyFacts())
 
     def add_proxy_tokens(self, tokens: int) -> None:

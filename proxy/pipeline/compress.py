@@ -314,7 +314,7 @@ def _sum_costs(outcomes: Sequence[Outcome]) -> tuple[float, ModelUsage]:
 
 
 def _measure_work(turns: Sequence[Turn]) -> int:
-    """Return the work of planning these turns, in bytes whose parsing takes as long."""
+    """Return the work of planning these turns, as bytes of equal parsing time."""
     chars = sum(len(slot.text) for turn in turns for slot in turn.slots)
     return WORK_PER_CHAR * chars + WORK_PER_TURN * len(turns)
 

@@ -1,4 +1,4 @@
-"""Tasks that run beside a block, such as the regular deletion of what has expired."""
+"""Background tasks of a block, such as the regular deletion of expired entries."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine

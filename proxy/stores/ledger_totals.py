@@ -184,7 +184,7 @@ def encode_new_row_passages(merged: Mapping[str, str], new_ids: Sequence[str]) -
 
 
 def build_day_queries(dialect: Dialect, day: int) -> list[Select[Any]]:
-    """Return queries for what `ledger_daily` should contain for a day, in its columns."""
+    """Return queries for the expected rows of `ledger_daily` for a day, in its columns."""
     rows = (LEDGER_TABLE.c.at >= float(day * SECONDS_PER_DAY)) & (
         LEDGER_TABLE.c.at < float((day + 1) * SECONDS_PER_DAY)
     )
@@ -202,7 +202,7 @@ def _build_upsert(dialect: Dialect, rows: Select[Any]) -> Upsert:
 
 
 def _select_by_label(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
-    """Select totals by day for all groupings in which a row has exactly one label."""
+    """Select totals by day for all groupings with exactly one label a row."""
     # In two steps: rows with equal labels are added up once, and not once for each grouping.
     labels = {kind: _truncate_label(LEDGER_TABLE.c[name]).label(f"of_{kind}") for kind, name in _LABEL_COLUMNS.items()}
     keyed = (dialect.compute_day(LEDGER_TABLE.c.at).label("day"), *labels.values())
