@@ -71,6 +71,7 @@ _RULE = re.compile(
     r"\b[A-Z]{1,5}\d{2,5}\b|\b[A-Z]\w{1,40}/[A-Z]\w{2,60}\b|\b[@a-z][\w/]{1,40}(?:-\w{1,40})+(?=[\])]?\s*$)"
 )
 _NOTE = re.compile(rf"{_PATH}:\d{{1,7}}:(?:\d{{1,5}}:)? note: ")  # explains the message above
+_BANNERS = ("***", "===", "---")
 _SEPARATOR = re.compile(r"[\W_]+$")
 _RESULT_START = re.compile(rf"{_PATH}")
 
@@ -151,7 +152,7 @@ class SearchResultCompressor:
         indices = [index for index, file in enumerate(results.files) if file and index not in results.headings]
         templates = lines.extract_templates(text, [results.spans[index] for index in indices], with_places=False)
         rules = [
-            match[0] if (match := _RULE.search(text, *results.find_first_line(text, index))) else template
+            match[0] if (match := _RULE.search(text, *results.find_message(text, index))) else template
             for index, template in zip(indices, templates, strict=True)
         ]
         counts = Counter(rules)
@@ -185,11 +186,12 @@ class _Results:
     context: list[int] = field(default_factory=list[int])
     headings: set[int] = field(default_factory=set[int])
 
-    def find_first_line(self, text: str, index: int) -> Span:
-        """Return the span of a result's own line, without those that continue it."""
+    def find_message(self, text: str, index: int) -> Span:
+        """Return the span of a result's message: behind its path, without the lines that continue it."""
         start, end = self.spans[index]
         line_end = text.find("\n", start, end)
-        return start, end if line_end < 0 else line_end
+        path = _MATCH_LINE.match(text, start, end)
+        return start if path is None else path.end(), end if line_end < 0 else line_end
 
     def add(self, span: Span, file: str, parent: int) -> None:
         """Add a result."""
@@ -256,8 +258,10 @@ def _read_results(text: str) -> _Results:
 
 
 def _continues(line: str, separator: str) -> bool:
-    """Return True for a note on the result above, and for a line without a path."""
-    return _NOTE.match(line) is not None if separator else _BARE_PATH.match(line) is None
+    """Return True for a note on the result above, and for a line that is neither a path nor a banner."""
+    if separator:
+        return _NOTE.match(line) is not None
+    return _BARE_PATH.match(line) is None and not line.startswith(_BANNERS)
 
 
 def _find_closing_lines(text: str, spans: Sequence[Span], paths: Sequence[tuple[str, str]]) -> int:

@@ -41,6 +41,6 @@ def find_odd_wordings(units: Sequence[str]) -> list[int]:
     ranked = sorted(shares.values())
     if len(ranked) < MIN_UNITS or ranked[len(ranked) // 2] < MIN_COMMON_SHARE:
         return []
-    limit = ODD_FACTOR * ranked[len(ranked) // 2]
-    odd = [index for index, share in shares.items() if share <= limit]
+    max_share = ODD_FACTOR * ranked[len(ranked) // 2]
+    odd = [index for index, share in shares.items() if share <= max_share]
     return odd if len(odd) <= max(1, MAX_ODD_SHARE * len(ranked)) else []
