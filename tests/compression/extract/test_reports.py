@@ -43,18 +43,6 @@ RUNS = {
         "\n[INFO] BUILD FAILURE",
         ("<<< FAILURE! - in CartTest", "expected:<12>", "CartTest.java:31", "BUILD FAILURE"),
     ),
-    "kotlin": (
-        "e: file:///app/Tax.kt:14:30 Unresolved reference: rateFor",
-        "w: file:///app/Part{}.kt:2{}:9 'fun old()' is deprecated",
-        "\n310 tests completed, 23 failed\nBUILD FAILED in 14s",
-        ("Tax.kt:14:30 Unresolved reference", "310 tests completed, 23 failed", "BUILD FAILED"),
-    ),
-    "googletest": (
-        'rates_test.cc:212: Failure\nExpected equality of these values:\n  rates.For("XI")\n    Which is: 0\n  20',
-        "[       OK ] Rates.Country{} (0 ms)",
-        "\n[  FAILED  ] 1 test, listed below:\nFAILED Rates.NorthernIreland",
-        ("rates_test.cc:212: Failure", "Which is: 0", "FAILED Rates.NorthernIreland"),
-    ),
     "node": (
         "TypeError: Cannot read properties of undefined (reading 'price')\n    at total (/app/src/cart.js:14:20)\n"
         + "".join(f"    at layer{index} (/app/node_modules/web/layer{index}.js:{index}:9)\n" for index in range(30)),
@@ -142,6 +130,48 @@ def test_the_crash_with_a_different_message_is_kept(language: str) -> None:
     out = compress_text("report", text, "", ratio=20)
     assert "the ledger is locked" in out
     assert len(out) < len(text) / 10
+
+
+def test_every_error_of_kotlin_is_kept_among_warnings() -> None:
+    warnings = [
+        f"w: file:///app/src/shop/{name}Service.kt:{20 + index}:9 'fun legacy{name}(): Unit' is deprecated."
+        for index, name in enumerate(
+            f"{first}{second}" for first in ("Cart", "Tax", "Order", "Price") for second in "ABCDEFGHIJ"
+        )
+    ]
+    errors = [
+        "e: file:///app/src/shop/RefundService.kt:88:21 Type mismatch: inferred type is Money? but Money was expected",
+        "e: file:///app/src/shop/TaxService.kt:14:30 Unresolved reference: rateFor",
+    ]
+    text = "\n".join(
+        [*warnings[:18], errors[0], *warnings[18:30], errors[1], *warnings[30:], "", "BUILD FAILED in 14s"]
+    )
+    out = compress_text("report", text, "Fix the compile errors.", 4)
+    assert all(error in out for error in [*errors, "BUILD FAILED in 14s"])
+
+
+def test_values_of_a_failed_assertion_are_kept() -> None:
+    passed = [f"[ RUN      ] Rates.Country{index}\n[       OK ] Rates.Country{index} (0 ms)" for index in range(40)]
+    failure = (
+        "[ RUN      ] Rates.NorthernIreland\nservices/rates_test.cc:212: Failure\nExpected equality of these values:\n"
+        '  rates.For("XI")\n    Which is: 0\n  20\nNo entry for XI\n[  FAILED  ] Rates.NorthernIreland (0 ms)'
+    )
+    names = [f"{first}{second}" for first in ("cart", "order", "price", "stock", "tax") for second in "abcdef"]
+    others = [f"//services/{name}:{name}_test                              PASSED in 0.2s" for name in names]
+    text = "\n".join(
+        [
+            "INFO: Found 60 targets and 30 test targets...",
+            "FAIL: //services/tax:rates_test (see /cache/testlogs/services/tax/rates_test/test.log)",
+            *passed,
+            failure,
+            "[  PASSED  ] 40 tests.\n[  FAILED  ] 1 test, listed below:\n[  FAILED  ] Rates.NorthernIreland",
+            *others,
+            "//services/tax:rates_test                                     FAILED in 0.4s",
+            "Executed 30 out of 30 tests: 29 tests pass and 1 fails locally.",
+        ]
+    )
+    out = compress_text("report", text, "What did the failing assertion compare?", 6)
+    assert 'rates.For("XI")\n    Which is: 0\n' in out
 
 
 def test_alike_verdicts_do_not_use_up_the_budget() -> None:
