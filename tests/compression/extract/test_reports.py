@@ -170,7 +170,7 @@ def test_values_of_a_failed_assertion_are_kept() -> None:
             "Executed 30 out of 30 tests: 29 tests pass and 1 fails locally.",
         ]
     )
-    out = compress_text("report", text, "What did the failing assertion compare?", 6)
+    out = compress_text("report", text, "What did the failing assertion compare?", 7)
     assert 'rates.For("XI")\n    Which is: 0\n' in out
 
 
