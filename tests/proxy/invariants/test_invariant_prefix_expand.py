@@ -1,13 +1,13 @@
 """Invariant "prefix" with hidden rounds: what the upstream has received stays identical in every later request."""
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from itertools import count, groupby
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.compression.tokens import get_token_counter
@@ -16,6 +16,7 @@ from clara_proxy.proxy.expand.tool import ExpandTool, append_elements
 from clara_proxy.proxy.protocols import sse
 from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
 from clara_proxy.proxy.protocols.responses import ADAPTER
+from clara_proxy.tests import running
 from clara_proxy.tests.conversations import shell_command
 from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.proxy.inprocess import JSON_STYLES, OWNER, InProcessProxy, JsonStyle, whole_request_settings
@@ -271,10 +272,21 @@ plans = st.lists(st.sampled_from([*HIDDEN_OUTPUTS, *MIXED_OUTPUTS, *VISIBLE_OUTP
 returns = st.sampled_from([RETURNS["unchanged"], RETURNS["unchanged"], *RETURNS.values()])
 
 
+@pytest.fixture(scope="module")
+def unpruned_proxy(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy that never prunes stale outputs: a long plan has enough rounds to reach a pruning point."""
+    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("unpruned"), epoch_price=0) as proxy:
+        yield proxy
+
+
+LONG_PLAN = [["call", "expand"], *[["expand", "call", "expand", "call"]] * 5, *[["call", "expand"]] * 2, ["expand"]]
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plans, returns, st.sampled_from(JSON_STYLES), st.booleans())
+@example(plan=LONG_PLAN, return_content=RETURNS["unchanged"], style=JSON_STYLES[0], stream=False)
 def test_prefix_of_the_messages_api_includes_hidden_rounds(
-    proxy: Proxy,
+    unpruned_proxy: Proxy,
     upstream: FaultyUpstream,
     plan: list[list[str]],
     return_content: ReturnContent,
@@ -288,7 +300,7 @@ def test_prefix_of_the_messages_api_includes_hidden_rounds(
     prefix: list[str] = []
     while len(model.outputs) < len(plan):
         first = len(upstream.requests)
-        reply = proxy.post(client.encode(stream=stream), "/v1/messages")
+        reply = unpruned_proxy.post(client.encode(stream=stream), "/v1/messages")
         assert reply.status_code == 200
         assert TOOL_NAME.encode() not in reply.content
         content = join_events(reply.content) if stream else reply.json()["content"]
