@@ -73,7 +73,7 @@ class CompletionEndpoint:
             cache_misses=self._cache_misses,
         )
         with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
-            async with relay.answer_errors(exchange, context, self._adapter):
+            async with relay.AnswerErrors(exchange, context, self._adapter):
                 context.options = request_options.parse_headers(exchange.headers, context.options)
                 with self._services.bodies.reserve() as reservation:
                     raw = await exchange.read_body(self._max_body_bytes, reservation)

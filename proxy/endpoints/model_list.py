@@ -52,7 +52,7 @@ class ModelListEndpoint:
         options = authentication.get_default_options(scope, self._default_options)
         context = RequestContext(str(scope["path"]), options, protocol="models", outcome="served")
         with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
-            async with relay.answer_errors(exchange, context):
+            async with relay.AnswerErrors(exchange, context):
                 context.options = request_options.parse_headers(exchange.headers, context.options)
                 await exchange.read_body(0)
                 if own_model is not None:

@@ -52,7 +52,7 @@ class PassthroughEndpoint:
         is_anthropic = authentication.is_anthropic_client(context.path, exchange.headers)
         adapter = messages.ADAPTER if is_anthropic else None
         with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
-            async with relay.answer_errors(exchange, context, adapter, is_passthrough=True):
+            async with relay.AnswerErrors(exchange, context, adapter, is_passthrough=True):
                 context.options = request_options.parse_headers(exchange.headers, context.options)
                 require_memory(self._services.memory, context.options)
                 _reject_own_paths(exchange.method, context.path, is_anthropic=is_anthropic)

@@ -41,7 +41,8 @@ class Exchange:
         self.scope = scope
         self._receive = receive
         self._send = send
-        self._body_complete = asyncio.Event()
+        self._is_body_complete = False
+        self._body_waiter: asyncio.Event | None = None  # of a watcher that came before the end of the body
         self.has_started = False
         self.is_disconnected = False
 
@@ -66,15 +67,8 @@ class Exchange:
         Raises:
             ClientDisconnected: the client disconnected before the body was complete.
         """
-        more = True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self.is_disconnected = True
-                raise ClientDisconnected
-            yield message.get("body", b"")
-            more = message.get("more_body", False)
-        self._body_complete.set()
+        while not self._is_body_complete:
+            yield await self._receive_chunk()
 
     async def read_body(self, limit: int, reservation: BodyReservation | None = None) -> bytes:
         """Read the whole request body of at most `limit` bytes, with its content encoding.
@@ -83,7 +77,22 @@ class Exchange:
             ApiError: 413 for a larger body, 503 if other bodies take the memory.
             ClientDisconnected: the client disconnected before the body was complete.
         """
-        return await join_chunks(self.stream_body(), limit, reservation)
+        parts, size = list[bytes](), 0
+        while not self._is_body_complete:
+            parts.append(await self._receive_chunk())
+            size += len(parts[-1])
+            _admit_size(size, limit, reservation)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _receive_chunk(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.is_disconnected = True
+            raise ClientDisconnected
+        if not message.get("more_body", False):
+            self.mark_body_complete()
+        chunk: bytes = message.get("body", b"")
+        return chunk
 
     def wrap_send(self, wrap: Callable[[Send], Wrapper]) -> Wrapper:
         """Send the response through the function that `wrap` returns for the present one, and return it."""
@@ -111,12 +120,16 @@ class Exchange:
         await self.end_response(body)
 
     def mark_body_complete(self) -> None:
-        """Note that another reader has read the whole body."""
-        self._body_complete.set()
+        """Note that the whole body has been read."""
+        self._is_body_complete = True
+        if self._body_waiter is not None:
+            self._body_waiter.set()
 
     async def wait_for_disconnect(self) -> None:
         """Wait until the client disconnects after its request."""
-        await self._body_complete.wait()  # `stream_body` raises before that
+        if not self._is_body_complete:
+            self._body_waiter = asyncio.Event()
+            await self._body_waiter.wait()  # its reader raises before that
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -174,8 +187,12 @@ async def join_chunks(chunks: AsyncIterator[bytes], limit: int, reservation: Bod
     async for chunk in chunks:
         parts.append(chunk)
         size += len(chunk)
-        if size > limit:
-            raise too_large_error(limit)
-        if reservation is not None:
-            reservation.grow_to(size)
+        _admit_size(size, limit, reservation)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _admit_size(size: int, limit: int, reservation: BodyReservation | None) -> None:
+    if size > limit:
+        raise too_large_error(limit)
+    if reservation is not None:
+        reservation.grow_to(size)

@@ -38,8 +38,8 @@ class Reply(Protocol):
         """Read the whole body."""
         ...
 
-    def chunks(self) -> AsyncGenerator[bytes]:
-        """Yield the body piece by piece, as it arrives."""
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Return an iterator over the body piece by piece, as it arrives."""
         ...
 
 
@@ -205,33 +205,47 @@ async def _relay_long_chunk(exchange: Exchange, tap: sse.UsageTap, chunk: bytes)
             await exchange.write_chunk(visible)
 
 
-@asynccontextmanager
-async def answer_errors(
-    exchange: Exchange, context: RequestContext, adapter: ProtocolAdapter | None = None, *, is_passthrough: bool = False
-) -> AsyncGenerator[None]:
-    """Answer every exception raised inside with an error in the API's shape.
+class AnswerErrors:
+    """An asynchronous context manager that answers exceptions raised inside with an error in the API's shape.
 
     With `is_passthrough`, a body that has started is aborted instead: an error event might not be valid in it.
+    `ClientDisconnected` passes unanswered.
     """
-    try:
-        yield
-    except ClientDisconnected:
-        raise
-    except asyncio.CancelledError:  # the proxy stops, and its clients have had their time to finish
-        if not (is_passthrough and exchange.has_started):
-            await _send_cancellation(exchange, context, adapter)
-        raise
-    except ApiError as error:
-        if is_passthrough and exchange.is_disconnected:  # the client left while sending, and so our request broke off
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        adapter: ProtocolAdapter | None = None,
+        *,
+        is_passthrough: bool = False,
+    ) -> None:
+        self._exchange, self._context, self._adapter = exchange, context, adapter
+        self._is_passthrough = is_passthrough
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if error is None:
+            return False
+        exchange = self._exchange
+        is_aborted = self._is_passthrough and exchange.has_started
+        if isinstance(error, asyncio.CancelledError):  # the proxy stops, and its clients have had their time to finish
+            if not is_aborted:
+                await _send_cancellation(exchange, self._context, self._adapter)
+            return False
+        if not isinstance(error, Exception) or isinstance(error, ClientDisconnected):
+            return False
+        if not isinstance(error, ApiError):
+            log.error("a request failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
+        elif self._is_passthrough and exchange.is_disconnected:  # the client left, and so our request broke off
             raise ClientDisconnected from error
-        if is_passthrough and exchange.has_started:
-            raise
-        await send_error(exchange, context, error, adapter)
-    except Exception as error:
-        log.error("a request failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
-        if is_passthrough and exchange.has_started:
-            raise
-        await send_error(exchange, context, ApiError(500, "the proxy failed", code="internal_error"), adapter)
+        if is_aborted:
+            return False
+        answered = error if isinstance(error, ApiError) else ApiError(500, "the proxy failed", code="internal_error")
+        await send_error(exchange, self._context, answered, self._adapter)
+        return True
 
 
 @asynccontextmanager

@@ -7,13 +7,12 @@ system's certificate authorities, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`
 
 import io
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 from os import urandom
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 from yarl import URL
@@ -77,17 +76,53 @@ class UpstreamReply:
                 raise too_large_error()
         return b"".join(parts)
 
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        """Yield the body in chunks as it arrives."""
-        with _MAP_ERRORS:
-            async for chunk in self._content.iter_any():
-                if decoded := self._decode(chunk):
-                    yield decoded
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Return an iterator over the body in chunks as it arrives."""
+        return self
 
-    def _decode(self, chunk: bytes) -> bytes:
-        for decode in self._decoders:
-            chunk = decode(chunk)
-        return chunk
+    def __aiter__(self) -> Self:
+        """Iterate over the body. A generator would cost several times as much for a short one."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next chunk that is not empty."""
+        while True:
+            try:
+                chunk = await self._content.readany()
+                if not chunk:
+                    raise StopAsyncIteration
+                for decode in self._decoders:
+                    chunk = decode(chunk)
+            except Exception as error:
+                _raise_mapped(error)
+                raise
+            if chunk:
+                return chunk
+
+
+class UpstreamCall:
+    """One request to the upstream, sent when its block is entered. The block gets the reply."""
+
+    def __init__(self, send: Callable[[], Awaitable["ResponseHead | _SessionResponse"]], *, decompress: bool) -> None:
+        self._send, self._decompress = send, decompress
+        self._head: ResponseHead | _SessionResponse | None = None
+
+    async def __aenter__(self) -> UpstreamReply:
+        """Send the request and return the reply."""
+        try:
+            self._head = head = await self._send()
+        except Exception as error:
+            _raise_mapped(error)
+            raise
+        if not 200 <= head.status <= MAX_STATUS:
+            head.release()
+            raise UpstreamError(502, f"the upstream answered with status {head.status}", code="invalid_status")
+        return UpstreamReply(head, decompress=self._decompress)
+
+    async def __aexit__(self, *_: object) -> None:
+        """End the exchange, even with an unread body."""
+        if self._head is not None:
+            self._head.release()
 
 
 def too_large_error() -> UpstreamError:
@@ -142,31 +177,29 @@ class Upstream:
         )
         self._sender = RequestSender(self._session, decompress=decompress)
 
-    @asynccontextmanager
-    async def send(
+    def send(
         self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes | AsyncIterator[bytes] | None
-    ) -> AsyncGenerator[UpstreamReply]:
-        """Send a request and yield the reply; leaving the block ends the exchange, even with an unread body.
+    ) -> UpstreamCall:
+        """Return a context manager that sends a request and yields the reply.
 
-        Raises:
+        Raises on entry:
             ApiError: 502 if the upstream cannot be reached or disconnects, 504 if it times out.
         """
-        with _MAP_ERRORS:
-            target, headers = _parse_url(url), [*headers, _VIA_HEADER]
-            proxy = self._find_proxy(target)
-            start_time = monotonic()
-            try:
-                head = await self._request(method, target, headers, body, proxy)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if isinstance(body, AsyncIterator) or not _was_closed_while_idle(error, start_time):
-                    raise
-                head = await self._request(method, target, headers, body, proxy)
+        return UpstreamCall(partial(self._send, method, url, headers, body), decompress=self._decompress)
+
+    async def _send(
+        self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes | AsyncIterator[bytes] | None
+    ) -> ResponseHead | _SessionResponse:
+        """Send a request, once more if the upstream has closed the idle connection."""
+        target, headers = _parse_url(url), [*headers, _VIA_HEADER]
+        proxy = self._find_proxy(target)
+        start_time = monotonic()
         try:
-            if not 200 <= head.status <= MAX_STATUS:
-                raise UpstreamError(502, f"the upstream answered with status {head.status}", code="invalid_status")
-            yield UpstreamReply(head, decompress=self._decompress)
-        finally:
-            head.release()
+            return await self._request(method, target, headers, body, proxy)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if isinstance(body, AsyncIterator) or not _was_closed_while_idle(error, start_time):
+                raise
+        return await self._request(method, target, headers, body, proxy)
 
     async def _request(
         self,
@@ -215,21 +248,13 @@ def _parse_url(text: str) -> URL:
     return URL(text, encoded=True)  # a cached URL keeps its parsed parts
 
 
-class _ErrorMapper:
-    """A context manager that maps the errors of aiohttp to API errors. It has no state, so all requests share it."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is not None and (mapped := _map_error(error)) is not None:
-            raise mapped from error
+def _raise_mapped(error: Exception) -> None:
+    """Raise the API error for an error of aiohttp; return for any other error."""
+    if (mapped := _map_error(error)) is not None:
+        raise mapped from error
 
 
-_MAP_ERRORS = _ErrorMapper()
-
-
-def _map_error(error: BaseException) -> ApiError | None:
+def _map_error(error: Exception) -> ApiError | None:
     match error:
         case aiohttp.ConnectionTimeoutError():
             return ApiError(504, "the connection to the upstream timed out", code="upstream_timeout")

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ...compression import markers, planning, registry
-from ...compression.compressor import ModelUsage
+from ...compression.compressor import NO_USAGE, ModelUsage
 from ...compression.engine import FAILURE_REASONS, CompressionJob, Engine, Outcome
 from ...compression.passages import Passage as TextPassage
 from ...compression.planning import CompressionPlan, PlanPrefix
@@ -211,7 +211,7 @@ class ConversationCompressor:
         if jobs:
             timeout = max(0.0, options.timeout - (perf_counter() - start_time))
             outcomes = await self._engines[options.mode].compress(jobs, timeout, fail_closed=options.fail_closed)
-        is_late = any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
+        is_late = _has_late(outcomes)
         fallback_counts = dict[str, int]()
         if options.mode != "extract" and jobs:
             model_outcomes, outcomes = outcomes, await self._extract_failed(jobs, outcomes, options.fail_closed)
@@ -237,7 +237,7 @@ class ConversationCompressor:
         if self._contents is not None:
             contents = collect_contents(compressed.results, compressed.passages)
             self._contents.keep_texts(options.request_id, options.owner_id, contents)
-        is_late |= any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
+        is_late |= _has_late(outcomes)
         return CompressionResult(
             compressed,
             *_sum_costs(outcomes),
@@ -307,7 +307,13 @@ def _undo_unstored(
     return outcome._replace(text=None, tokens=decision.tokens, reason=reason)
 
 
+def _has_late(outcomes: Sequence[Outcome]) -> bool:
+    return bool(outcomes) and any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
+
+
 def _sum_costs(outcomes: Sequence[Outcome]) -> tuple[float, ModelUsage]:
+    if not outcomes:
+        return 0.0, NO_USAGE
     tokens = sum(outcome.usage.tokens for outcome in outcomes)
     gpu_seconds = sum(outcome.usage.gpu_seconds for outcome in outcomes)
     return sum(outcome.seconds for outcome in outcomes), ModelUsage(tokens, gpu_seconds)
@@ -315,7 +321,7 @@ def _sum_costs(outcomes: Sequence[Outcome]) -> tuple[float, ModelUsage]:
 
 def _measure_work(turns: Sequence[Turn]) -> int:
     """Return the work of planning these turns, as bytes of equal parsing time."""
-    chars = sum(len(slot.text) for turn in turns for slot in turn.slots)
+    chars = sum([len(slot.text) for turn in turns for slot in turn.slots])
     return WORK_PER_CHAR * chars + WORK_PER_TURN * len(turns)
 
 

@@ -56,16 +56,16 @@ def append_results(
         {**known.edits, **edits},
         known.passages + passages,
         {**known.originals, **list_originals(results, owner_id)},
-        known.saved_tokens + sum(passage.before - passage.after for passage in passages),
+        known.saved_tokens + sum([passage.before - passage.after for passage in passages]),
         add_counts(known.skip_counts, _count_reasons(passages, results)),
-        known.model_engine or next(filter(None, (_find_model_engine(outcome) for _, outcome in results)), ""),
+        known.model_engine or next(filter(None, [_find_model_engine(outcome) for _, outcome in results]), ""),
     )
 
 
 def list_originals(results: Sequence[DecisionOutcome], owner_id: str) -> dict[str, str]:
     """Return the texts of replaced passages by the names of the stored originals."""
     texts = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
-    return {compute_name(owner_id, text): text for text in texts}
+    return {compute_name(owner_id, text): text for text in texts} if texts else {}
 
 
 def _find_model_engine(outcome: Outcome | None) -> str:
@@ -74,8 +74,9 @@ def _find_model_engine(outcome: Outcome | None) -> str:
 
 def _count_reasons(passages: Sequence[Passage], results: Sequence[DecisionOutcome]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    fallbacks = (outcome.fallback for _, outcome in results if outcome and outcome.text)
-    for reason in (*(passage.reason for passage in passages), *fallbacks):
+    reasons = [passage.reason for passage in passages]
+    reasons += [outcome.fallback for _, outcome in results if outcome and outcome.text]
+    for reason in reasons:
         if reason:
             counts[reason] = counts.get(reason, 0) + 1
     return counts
@@ -119,11 +120,17 @@ def build_edits(
 
 def _find_changed_strings(results: Sequence[DecisionOutcome]) -> dict[SlotPath, list[TagRemoval]]:
     """Return the paths of the strings that change, with the tags that are removed from each."""
-    slots = [decision.passage.slot for decision, _ in results if decision.passage.role == "user"]
-    removals = {slot.path: _find_tag_removals(slot.text) for slot in slots if "<clara:" in slot.text}
-    compressed = [decision.passage.slot.path for decision, outcome in results if outcome and outcome.text is not None]
-    tagged = [path for path, spans in removals.items() if spans]
-    return {path: removals.get(path, []) for path in (*compressed, *tagged)}
+    changes: dict[SlotPath, list[TagRemoval]] = {}
+    for decision, outcome in results:
+        slot = decision.passage.slot
+        if changes.get(slot.path):
+            continue
+        removals: list[TagRemoval] = []
+        if decision.passage.role == "user" and "<clara:" in slot.text:
+            removals = _find_tag_removals(slot.text)
+        if removals or (outcome and outcome.text is not None):
+            changes[slot.path] = removals
+    return changes
 
 
 def _select_changed_slot(slot: TextSlot, changes: Mapping[SlotPath, object]) -> TextSlot | None:

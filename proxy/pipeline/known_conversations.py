@@ -80,6 +80,9 @@ class Elements(NamedTuple):
         return Elements(self.texts[:-1], self.keys[:-1])
 
 
+NO_ELEMENTS = Elements()
+
+
 class ConversationMemory:
     """Keeps known conversations, up to `max_bytes`; the least recently used go first. Thread-safe."""
 
@@ -138,11 +141,11 @@ def read_elements(value: object, owner: str, scope: Hashable, known_texts: Seque
     elements, if they are known.
     """
     if not is_array(value):
-        return Elements()
+        return NO_ELEMENTS
     try:
         texts = known_texts or [json_codec.dumps_plain(element) for element in value]
     except TypeError:
-        return Elements()
+        return NO_ELEMENTS
     keys: list[ConversationKey] = []
     key = hash(scope)
     for text in texts:

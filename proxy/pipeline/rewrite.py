@@ -7,6 +7,8 @@ request asks to fail closed.
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
 from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple
@@ -14,7 +16,7 @@ from typing import NamedTuple
 from ...compression.models.model_compression import MODEL_ENGINES
 from ...compression.policy import Rules
 from ...compression.tokens import TokenCounter, estimate_tokens, get_token_counter
-from ...compression.transcript import ToolCall
+from ...compression.transcript import ToolCall, Turn
 from ...config import prices
 from ...config.settings import Settings
 from ..expand.tool import ExpandTool
@@ -30,7 +32,7 @@ from ..stores.errors import ThrottledLogger, describe
 from ..stores.originals import OriginalsError
 from . import known_conversations
 from .compress import CompressionOptions, CompressionResult, ConversationCompressor, TokenCounts
-from .known_conversations import MAX_KNOWN_BYTES, Elements, KnownConversation, read_elements
+from .known_conversations import MAX_KNOWN_BYTES, NO_ELEMENTS, UNKNOWN, Elements, KnownConversation, read_elements
 
 # The reference of a marker to its original, by the original's name.
 TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
@@ -78,6 +80,7 @@ class BodyRewriter:
         self._memory = conversation_compressor.memory
         self._protected_tools, self._file_tools = frozenset(settings.protected_tools), frozenset(settings.file_tools)
         self._throttled_log = ThrottledLogger(log)
+        self._get_rules = lru_cache(maxsize=256)(self._create_rules)
 
     async def rewrite_body(
         self,
@@ -135,17 +138,14 @@ class BodyRewriter:
         context = request.context
         start_time, deadline = perf_counter(), context.options.deadline
         vocabulary = get_token_counter(context.pricing_model)
-        options = self._build_options(request, conversation, vocabulary)
-        elements = Elements()
-        if context.mode != "off" and _may_be_remembered(request, conversation):
-            elements = await offload.run_for(request.work, self._read_elements, request, options)
-        if context.prompt_diff is not None:
-            context.prompt_diff.element_texts = elements.texts
-        known = self._memory.find(elements)
-        texts = await offload.run_for(request.work, _list_texts, conversation, known.element_count)
+        options, elements, known, texts = await offload.run_for(
+            request.work, self._read_new_texts, request, conversation, vocabulary
+        )
         counts = await self._conversation_compressor.count_texts(
             vocabulary, texts, 0.0 if context.mode == "off" else deadline
         )
+        if context.prompt_diff is not None:
+            context.prompt_diff.element_texts = elements.texts
         if counts.is_late or known.text_count + len(texts) > MAX_DIFF_TEXTS:  # counting again takes as long, at the end
             context.prompt_diff = None
         context.is_late, context.is_too_long = counts.is_late, counts.is_too_long
@@ -155,18 +155,17 @@ class BodyRewriter:
             return await self._write_changes(request, {}, request.additions, elements)
         if counts.is_late and context.options.fail_closed:
             raise build_compression_error(is_too_long=context.is_too_long)
-        max_tokens = max(counts.tokens, default=0)
-        is_short = not await offload.run_for(
-            request.work, self._may_change, request, max(max_tokens, known.max_tokens), options.rules
+        calls = dict(known.calls)
+        max_tokens = max(known.max_tokens, *counts.tokens, 0)
+        new_turns = await offload.run_for(
+            request.work, self._read_new_turns, request, conversation, options.rules, max_tokens, known, calls
         )
-        if counts.is_late or is_short:
+        if counts.is_late or new_turns is None:
             context.skip_counts = _count_skipped(counts, conversation)
             additions = await request.build_additions(vocabulary, reinsert=False)
             return await self._write_changes(request, {}, additions, elements)
         if context.mode in MODEL_ENGINES:
             deadline = context.options.model_deadline
-        calls = dict(known.calls)
-        new_turns = await offload.run_for(request.work, conversation.read_turns, known.element_count, calls)
         options = options._replace(timeout=max(0.0, deadline - (perf_counter() - start_time)))
         turns = [*known.compressed.plan.turns, *new_turns]
         result = await self._conversation_compressor.compress(
@@ -203,11 +202,38 @@ class BodyRewriter:
             tokens = tokens[len(head_tokens) :]
         self._memory.remember(elements, known.extend(elements, tokens, calls, result.compressed, prefix_hash), known)
 
-    def _read_elements(self, request: _Request, options: CompressionOptions) -> Elements:
-        """Return the elements of a request, with its compression options in their keys."""
-        context, elements = request.context, request.body.get(self._adapter.elements_key)
-        scope = (self._adapter.name, context.mode, *options.scope)
-        return read_elements(elements, request.owner_id, scope, context.element_texts)
+    def _read_new_texts(
+        self, request: _Request, conversation: Conversation, vocabulary: TokenCounter
+    ) -> tuple[CompressionOptions, Elements, KnownConversation, list[str]]:
+        """Return the options, the elements with these in their keys, what is known of them, and the other texts.
+
+        Each text remembers its hash, which takes long for a long text.
+        """
+        context, elements, known = request.context, NO_ELEMENTS, UNKNOWN
+        options = self._build_options(request, conversation, vocabulary)
+        if context.mode != "off" and _may_be_remembered(request, conversation):
+            scope = (self._adapter.name, context.mode, *options.scope)
+            value = request.body.get(self._adapter.elements_key)
+            elements = read_elements(value, request.owner_id, scope, context.element_texts)
+            known = self._memory.find(elements)
+        texts = [*conversation.read_texts(known.element_count), *conversation.other_texts()]
+        for text in texts:
+            hash(text)
+        return options, elements, known, texts
+
+    def _read_new_turns(
+        self,
+        request: _Request,
+        conversation: Conversation,
+        rules: Rules,
+        max_tokens: int,
+        known: KnownConversation,
+        calls: dict[str, ToolCall],
+    ) -> list[Turn] | None:
+        """Return the turns that are not known, or None if nothing can change; `calls` gets their tool calls."""
+        if not self._may_change(request, max_tokens, rules):
+            return None
+        return conversation.read_turns(known.element_count, calls)
 
     def _may_change(self, request: _Request, max_tokens: int, rules: Rules) -> bool:
         """Return False if no passage can change, because the largest text has `max_tokens` tokens.
@@ -284,7 +310,7 @@ class BodyRewriter:
     async def _write_additions(self, request: _Request) -> bytes:
         """Return the uncompressed body with the additions, or without them if it cannot be edited."""
         try:
-            return await self._write_changes(request, {}, request.additions, Elements())
+            return await self._write_changes(request, {}, request.additions, NO_ELEMENTS)
         except JsonEditError:
             return request.text
 
@@ -307,18 +333,36 @@ class BodyRewriter:
 
     def _build_rules(self, context: RequestContext, conversation: Conversation) -> Rules:
         options = context.options
+        rules = self._get_rules(
+            context.pricing_model,
+            (options.ratio, options.min_tokens, options.budget),
+            options.roles,
+            conversation.agentic or options.retrieve == "url",
+            context.mode == "prune",
+        )
+        return replace(rules, query=options.query) if options.query else rules
+
+    def _create_rules(
+        self,
+        model: str,
+        sizes: tuple[float | None, int, int | None],
+        roles: frozenset[str],
+        can_fetch: bool,
+        is_pruned: bool,
+    ) -> Rules:
+        ratio, min_tokens, budget = sizes
         return Rules(
-            ratio=options.ratio,
-            min_tokens=options.min_tokens,
-            roles=options.roles,
-            budget=options.budget,
-            query=options.query,
+            ratio=ratio,
+            min_tokens=min_tokens,
+            roles=roles,
+            budget=budget,
+            query=None,
             protected_tools=self._protected_tools,
             file_tools=self._file_tools,
-            epoch_tokens=self._epoch_tokens(context.pricing_model),
-            epoch_price=self._find_epoch_price(context.pricing_model),
-            can_fetch=conversation.agentic or options.retrieve == "url",
-            pruned_kinds=self._conversation_compressor.pruned_kinds if context.mode == "prune" else frozenset(),
+            epoch_tokens=self._epoch_tokens(model),
+            epoch_price=self._find_epoch_price(model),
+            can_fetch=can_fetch,
+            pruned_kinds=self._conversation_compressor.pruned_kinds if is_pruned else frozenset(),
         )
 
     def _find_epoch_price(self, model: str) -> float:
@@ -357,17 +401,6 @@ def _may_be_remembered(request: _Request, conversation: Conversation) -> bool:
 
 def _estimate_tokens(conversation: Conversation) -> int:
     return conversation.overhead_tokens + sum(map(estimate_tokens, conversation.texts()))
-
-
-def _list_texts(conversation: Conversation, first: int) -> list[str]:
-    """List the texts of elements from `first` on, and those outside of elements.
-
-    Each remembers its hash, which takes long for a long text.
-    """
-    texts = [*conversation.read_texts(first), *conversation.other_texts()]
-    for text in texts:
-        hash(text)
-    return texts
 
 
 def _count_elements(conversation: Conversation, first: int, vocabulary: TokenCounter) -> list[int]:

@@ -29,6 +29,7 @@ _SEPARATE_TYPES = {"compaction": COMPACTION, "advisor_message": "advisor"}
 _AMOUNT = re.compile(r"token|_requests$|_calls$|_searches$", re.IGNORECASE)
 _LIFETIMES = frozenset({"ttl_5m_tokens", "ttl_30m_tokens", "ttl_1h_tokens", "ttl_12h_tokens"})
 _SPECIAL_PARTS = frozenset({"audio", "image", "reasoning"})
+_COST_FIELDS = frozenset({"cost", "cost_details", "cost_in_usd_ticks", "estimated_cost"})
 _XAI_TICKS_PER_DOLLAR = 10_000_000_000
 # Fields that are read, that repeat others, or that are free of charge.
 _KNOWN_FIELDS = _LIFETIMES | {
@@ -165,6 +166,8 @@ def _encode_usages(part: Part) -> dict[str, object]:
 def _split_special(usage: Usage, rates: Price) -> tuple[Usage, list[Part]]:
     """Split the tokens with rates of their own off a usage: sound, images, and reasoning."""
     has_reasoning = usage.reasoning and rates.reasoning is not None
+    if not has_reasoning and usage.audio_input is usage.audio_output is usage.image_input is None:
+        return usage, []  # nearly all of them
     if not (has_reasoning or usage.audio_input or usage.audio_output or usage.image_input):
         return usage._replace(audio_input=None, audio_output=None, image_input=None), []
     tokens = {
@@ -200,28 +203,35 @@ def read_bill(usage: object, round_usages: Sequence[object], facts: ReplyFacts, 
     if sums:
         rounds = [new.subtract(old) for old, new in zip([NO_TOKENS, *sums], [*sums, *rounds], strict=True)]
     unknown = list(find_unknown_fields(fields))
-    readings: list[Reading] = []
-    iterations = _list_iterations(fields)
-    inclusive = [item for item in iterations if item.get("type") in _MESSAGE_TYPES]
-    for index, round_usage in enumerate(rounds):
-        split = _split_iterations(inclusive, round_usage) if len(rounds) == 1 else None
-        if split is not None:
-            readings += split
-        else:
-            readings.append(Reading(index, MESSAGE, "", round_usage))
-            if any(item.get("model") for item in inclusive):
-                unknown.append("iterations")
-    separate = [item for item in iterations if item.get("type") not in _MESSAGE_TYPES]
-    parts = [_read_iteration(item) for item in separate]
-    # A compaction read the prompt before the model did.
-    first = bool(iterations) and iterations[0].get("type") not in _MESSAGE_TYPES
-    readings = [*parts, *readings] if first else [*readings, *parts]
-    unknown += [f"iterations.{item.get('type')}" for item in separate if item.get("type") not in _SEPARATE_TYPES]
+    readings, unknown_iterations = _read_rounds(_list_iterations(fields), rounds)
+    unknown += unknown_iterations
     tools = as_mapping(fields.get("server_tool_use"))
     searches = (parse_count(tools.get("web_search_requests")) or 0) + facts.web_searches
     region = region or str(fields.get("inference_geo") or "")
     tier = _read_service_tier(fields, facts)
     return Bill(tuple(readings), tier, region, searches, reported, tuple(dict.fromkeys(unknown)), facts)
+
+
+def _read_rounds(
+    iterations: Sequence[Mapping[str, object]], rounds: Sequence[Usage]
+) -> tuple[list[Reading], list[str]]:
+    """Return the prompts of all rounds, and the names of iterations whose price is unknown."""
+    if not iterations:
+        return [Reading(index, MESSAGE, "", usage) for index, usage in enumerate(rounds)], []
+    unknown: list[str] = []
+    inclusive = [item for item in iterations if item.get("type") in _MESSAGE_TYPES]
+    readings = _split_iterations(inclusive, rounds[0]) if len(rounds) == 1 else None
+    if readings is None:
+        readings = [Reading(index, MESSAGE, "", usage) for index, usage in enumerate(rounds)]
+        if any(item.get("model") for item in inclusive):
+            unknown.append("iterations")
+    separate = [item for item in iterations if item.get("type") not in _MESSAGE_TYPES]
+    parts = [_read_iteration(item) for item in separate]
+    # A compaction read the prompt before the model did.
+    first = iterations[0].get("type") not in _MESSAGE_TYPES
+    readings = [*parts, *readings] if first else [*readings, *parts]
+    unknown += [f"iterations.{item.get('type')}" for item in separate if item.get("type") not in _SEPARATE_TYPES]
+    return readings, unknown
 
 
 def find_unknown_fields(usage: Mapping[str, object], prefix: str = "") -> Iterator[str]:
@@ -235,7 +245,7 @@ def find_unknown_fields(usage: Mapping[str, object], prefix: str = "") -> Iterat
 
 def has_unpriced_amount(unknown: Sequence[str]) -> bool:
     """Return True if an unknown field certainly costs money: a lifetime of the cache, or another model's work."""
-    return any(name.startswith("iterations") or ".ttl_" in f".{name}" for name in unknown)
+    return bool(unknown) and any(name.startswith("iterations") or ".ttl_" in f".{name}" for name in unknown)
 
 
 def _price_reading(reading: Reading, rates: Price) -> Part:
@@ -282,6 +292,8 @@ def _read_service_tier(fields: Mapping[str, object], facts: ReplyFacts) -> str:
 
 def _read_reported_cost(fields: Mapping[str, object]) -> float | None:
     """Return what the provider says that the request costs, in dollars (OpenRouter, xAI, Perplexity, DeepInfra)."""
+    if _COST_FIELDS.isdisjoint(fields):
+        return None
     ticks = parse_count(fields.get("cost_in_usd_ticks"))
     if ticks:
         return ticks / _XAI_TICKS_PER_DOLLAR

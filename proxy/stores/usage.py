@@ -3,7 +3,7 @@
 Nothing is estimated: a count that the provider does not report stays None. `reply_bill` reads the rest of a bill.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 from ...config.prices import Price
@@ -21,6 +21,9 @@ _ALIASES = {
     "cacheReadInputTokens": "cache_read_input_tokens",
     "cacheWriteInputTokens": "cache_creation_input_tokens",
 }
+_CACHE_READ_FIELDS = ("cache_read_input_tokens", "prompt_cache_hit_tokens", "cache_hit_tokens", "cached_tokens")
+_INPUT_FIELDS, _OUTPUT_FIELDS = ("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")
+_LIFETIME_FIELDS = frozenset({"cache_creation", "cache_write_tokens_details", "cacheDetails"})
 
 
 class Usage(NamedTuple):
@@ -62,22 +65,19 @@ def read_usage(*parts: object) -> Usage | None:
     fields: dict[str, object] = {}
     for part in parts:
         fields |= {_ALIASES.get(key, key): value for key, value in as_mapping(part).items() if value is not None}
+    counts = _parse_counts(fields)
     input_details = as_mapping(fields.get("prompt_tokens_details") or fields.get("input_tokens_details"))
     output_details = as_mapping(fields.get("completion_tokens_details") or fields.get("output_tokens_details"))
-    cache_read = _find_first_count(
-        input_details.get("cached_tokens") or None,  # gateways that translate leave a 0 here
-        fields,
-        *("cache_read_input_tokens", "prompt_cache_hit_tokens", "cache_hit_tokens", "cached_tokens"),
-    )
-    cache_read = parse_count(input_details.get("cached_tokens")) if cache_read is None else cache_read
+    details, spoken_details = _parse_counts(input_details), _parse_counts(output_details)
+    # Gateways that translate leave a 0 in the details.
+    cache_read = details.get("cached_tokens") or _find_first(counts, _CACHE_READ_FIELDS)
+    cache_read = details.get("cached_tokens") if cache_read is None else cache_read
     hour, long = _read_lifetimes(fields, input_details)
-    cache_write = _find_first_count(
-        input_details.get("cache_write_tokens") or None, fields, "cache_creation_input_tokens"
-    )
-    cache_write = parse_count(input_details.get("cache_write_tokens")) if cache_write is None else cache_write
+    cache_write = details.get("cache_write_tokens") or counts.get("cache_creation_input_tokens")
+    cache_write = details.get("cache_write_tokens") if cache_write is None else cache_write
     if cache_write is None and (hour or long):
         cache_write = (hour or 0) + (long or 0)
-    prompt = _find_first_count(None, fields, "prompt_tokens", "input_tokens")
+    prompt = _find_first(counts, _INPUT_FIELDS)
     if prompt is not None and "prompt_tokens" not in fields and not input_details:
         prompt += (cache_read or 0) + (cache_write or 0)  # Anthropic's `input_tokens` excludes them
     elif prompt is not None and "cache_creation_input_tokens" in fields and (cache_read or 0) <= prompt:
@@ -85,17 +85,24 @@ def read_usage(*parts: object) -> Usage | None:
         prompt += (cache_write or 0) if missing > 0 else 0  # translated without the tokens written
     if (cache_read or 0) + (cache_write or 0) > (prompt or 0):
         cache_read = cache_write = None
-    reasoning = _find_first_count(output_details.get("reasoning_tokens"), fields, "thinking_tokens")
-    output = _parse_output(fields, prompt, reasoning)
+    reasoning = spoken_details.get("reasoning_tokens")
+    reasoning = counts.get("thinking_tokens") if reasoning is None else reasoning
+    output = _find_output(counts, prompt, reasoning)
     if (reasoning or 0) > (output or 0):
         reasoning = None
     if (hour or 0) + (long or 0) > (cache_write or 0):
         hour = long = None
+    if prompt is None and output is None:
+        return None
     uncached = (prompt or 0) - (cache_read or 0) - (cache_write or 0)
-    audio, image = (_parse_share(input_details.get(name), uncached) for name in ("audio_tokens", "image_tokens"))
-    spoken = _parse_share(output_details.get("audio_tokens"), output or 0)
-    usage = Usage(prompt, output, reasoning, cache_read, cache_write, hour, long, audio, spoken, image)
-    return None if prompt is None and output is None else usage
+    audio, image = details.get("audio_tokens"), details.get("image_tokens")
+    spoken = spoken_details.get("audio_tokens")
+    return Usage(
+        *(prompt, output, reasoning, cache_read, cache_write, hour, long),
+        audio_input=min(audio, uncached) if audio else None,
+        audio_output=min(spoken, output or 0) if spoken else None,
+        image_input=min(image, uncached) if image else None,
+    )
 
 
 def compute_cost(usage: Usage, rates: Price) -> float | None:
@@ -139,6 +146,8 @@ def estimate_12h_writes(usage: Usage, write: int) -> int | None:
 
 def parse_count(value: object) -> int | None:
     """Return a valid count of tokens, or None."""
+    if value.__class__ is int:  # nearly all of them
+        return value if 0 <= value < 2**53 else None
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value < 2**53 and value == int(value) else None
@@ -154,6 +163,8 @@ def as_mapping(value: object) -> Mapping[str, object]:
 
 def _read_lifetimes(fields: Mapping[str, object], details: Mapping[str, object]) -> tuple[int | None, int | None]:
     """Return the cache writes that last an hour, and those that last 12 hours."""
+    if _LIFETIME_FIELDS.isdisjoint(fields) and "cache_write_tokens_details" not in details:
+        return None, None  # nearly all of them
     ttls = as_mapping(details.get("cache_write_tokens_details") or fields.get("cache_write_tokens_details"))
     hour = parse_count(as_mapping(fields.get("cache_creation")).get("ephemeral_1h_input_tokens"))
     if hour is None:
@@ -165,20 +176,13 @@ def _read_lifetimes(fields: Mapping[str, object], details: Mapping[str, object])
     return hour, parse_count(ttls.get("ttl_12h_tokens"))
 
 
-def _parse_output(fields: Mapping[str, object], prompt: int | None, reasoning: int | None) -> int | None:
-    output = _find_first_count(None, fields, "completion_tokens", "output_tokens")
-    total = parse_count(fields.get("total_tokens"))
+def _find_output(counts: Mapping[str, int], prompt: int | None, reasoning: int | None) -> int | None:
+    output, total = _find_first(counts, _OUTPUT_FIELDS), counts.get("total_tokens")
     rest = total - prompt if total is not None and prompt is not None else None
     # Embeddings report no output. Some providers exclude reasoning from their output; the total reveals it.
     if rest is not None and rest >= 0 and (output is None or (reasoning and rest == output + reasoning)):
         return rest
     return output
-
-
-def _parse_share(value: object, whole: int) -> int | None:
-    """Return a count as a part of `whole` tokens; return None for 0."""
-    count = parse_count(value)
-    return min(count, whole) if count else None
 
 
 def _scale_share(part: int | None, whole: int | None, new_whole: int) -> int | None:
@@ -200,10 +204,17 @@ def _add(first: int | None, second: int | None) -> int | None:
     return (first or 0) + (second or 0) if first is not None or second is not None else None
 
 
-def _find_first_count(first: object, fields: Mapping[str, object], *names: str) -> int | None:
-    count = parse_count(first)
+def _parse_counts(fields: Mapping[str, object]) -> dict[str, int]:
+    """Return the valid counts among these fields."""
+    counts: dict[str, int] = {}
+    for name, value in fields.items():
+        if (count := parse_count(value)) is not None:
+            counts[name] = count
+    return counts
+
+
+def _find_first(counts: Mapping[str, int], names: Sequence[str]) -> int | None:
     for name in names:
-        if count is not None:
-            break
-        count = parse_count(fields.get(name))
-    return count
+        if name in counts:
+            return counts[name]
+    return None

@@ -87,7 +87,7 @@ def run_loop(protocol: str, replies: list[FakeReply], *, stream: bool) -> tuple[
     loop = ToolLoop(exchange, context, cast("ExpandTool", expand_tool), strip_usage=False, default_window=128_000)
 
     async def run() -> None:
-        async with relay.answer_errors(exchange, context, adapter):
+        async with relay.AnswerErrors(exchange, context, adapter):
             await loop.run(cast("Any", send_body), BODY, lambda: BODY)
 
     asyncio.run(run())
