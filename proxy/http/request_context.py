@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from os import urandom
+from random import getrandbits
 from time import perf_counter, time, time_ns
 from typing import NamedTuple, Protocol
 
@@ -31,13 +30,32 @@ from ..stores.ledger_row import (
     encode_labels,
     encode_passages,
 )
-from ..stores.reply_bill import Bill, ReplyFacts, read_bill
+from ..stores.reply_bill import Bill, PricedBill, ReplyFacts, read_bill
 from ..stores.usage import Usage
 from .cache_misses import CacheMissDetector
 from .exchange import ClientDisconnected, RawHeaders
 from .request_options import RequestOptions
 
+MAX_DEFERRED_WORK = 2**16  # work (see `offload`) of a body that may wait with its row
+NO_FACTS = ReplyFacts()
 log = logging.getLogger(__name__)
+
+
+class _Estimates(NamedTuple):
+    """The priced bill, the usage without the proxy, the cost of the expand tool, and the class of a cache miss."""
+
+    priced: PricedBill
+    baseline: Usage | None = None
+    expand_cost: float | None = None
+    cache_miss: CacheMiss = ""
+
+
+NO_ESTIMATES = _Estimates(PricedBill(Usage(), prices.NO_PRICE))
+
+
+def _create_id() -> str:
+    """Return a unique id. Its random part distinguishes processes, and is no secret."""
+    return f"req_{time_ns():016x}{getrandbits(48):012x}"  # `urandom` calls the system
 
 
 class Settlement(Protocol):
@@ -60,6 +78,28 @@ class CachedBill(NamedTuple):
     region: str
 
 
+class LedgerRecord:
+    """A context manager that writes one row to the ledger, with the outcome, in any case (invariant: honest)."""
+
+    def __init__(self, context: "RequestContext", ledger: Ledger) -> None:
+        self._context, self._ledger = context, ledger
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Record the outcome, and write the row."""
+        context = self._context
+        if isinstance(error, ApiError):
+            context.status = context.status or error.status
+            context.record_error(error)
+        elif isinstance(error, ClientDisconnected | asyncio.CancelledError):  # the provider may bill it all the same
+            context.outcome = "cancelled"
+        elif error is not None:
+            context.outcome = "failed"
+        context.write_row(self._ledger)
+
+
 @dataclass(slots=True)
 class RequestContext:
     """The state of a request so far. Sizes are in tokens, times in seconds; `body_work` is in bytes (see `offload`).
@@ -76,7 +116,7 @@ class RequestContext:
     path: str
     options: RequestOptions
     protocol: str = "openai"
-    id: str = field(default_factory=lambda: f"req_{time_ns():016x}{urandom(6).hex()}")
+    id: str = field(default_factory=_create_id)
     timestamp: float = field(default_factory=time)
     start_time: float = field(default_factory=perf_counter)
     model: str = ""
@@ -101,7 +141,7 @@ class RequestContext:
     overhead_seconds: float = 0.0
     fetched_tokens: int = 0
     usage: object = None
-    reply_facts: ReplyFacts = field(default_factory=ReplyFacts)
+    reply_facts: ReplyFacts = NO_FACTS
     region: str = ""
     cache_misses: CacheMissDetector | None = None
     offers_expand_tool: bool = False
@@ -113,31 +153,31 @@ class RequestContext:
     received_text: ReceivedText | None = None
     cache_result: str = ""
     cached_bill: "CachedBill | None" = None
+    latency_ms: float = 0.0
 
     @property
     def pricing_model(self) -> str:
         """Return the model's name in the tables of prices, vocabularies and context windows."""
         return self.alias_of or self.model
 
-    @contextmanager
-    def record_in_ledger(self, ledger: Ledger) -> Generator[None]:
-        """Write one row to the ledger, with the outcome, when the block ends or raises (invariant: honest)."""
-        try:
-            yield
-        except (ClientDisconnected, asyncio.CancelledError):  # the provider may bill the request all the same
-            self.outcome = "cancelled"
-            raise
-        except ApiError as error:
-            self.status = self.status or error.status
-            self.record_error(error)
-            raise
-        except BaseException:
-            self.outcome = "failed"
-            raise
-        finally:
-            row = self.build_row()
-            ledger.write(row)
-            self.settle(row)
+    def record_in_ledger(self, ledger: Ledger) -> "LedgerRecord":
+        """Return a context manager that writes one row to the ledger when its block ends or raises."""
+        return LedgerRecord(self, ledger)
+
+    def write_row(self, ledger: Ledger) -> None:
+        """Write the row of the request, which has ended, and settle its reservation.
+
+        A row that nothing waits for is built later, together with others, unless its request takes much memory.
+        """
+        self.latency_ms = 1000 * (perf_counter() - self.start_time)
+        is_usual = self.outcome == "ok" and self.settlement is None and not self.saved_tokens
+        if is_usual and self.body_work <= MAX_DEFERRED_WORK:
+            ledger.write_later(self.build_row)
+            return
+        ledger.build_rows()
+        row = self.build_row()
+        ledger.write(row)
+        self.settle(row)
 
     def count_received_text(self) -> ReceivedText | None:
         """Return the counter of the reply's text, or None if it need not be counted: the key has no budget."""
@@ -157,7 +197,7 @@ class RequestContext:
 
     def record_reply(self, message: Json) -> None:
         """Record the usage of a whole reply, and other facts about its bill."""
-        self.usage, self.reply_facts = message.get("usage"), usage_fields.read_facts(message, ReplyFacts())
+        self.usage, self.reply_facts = message.get("usage"), usage_fields.read_facts(message, NO_FACTS)
 
     def add_proxy_tokens(self, tokens: int) -> None:
         """Record tokens that the proxy adds: passages of a store, the expand tool, and the further rounds for it."""
@@ -203,7 +243,14 @@ class RequestContext:
         )
 
     def _build_row(self) -> Row:
-        latency = 1000 * (perf_counter() - self.start_time)
+        latency = self.latency_ms or 1000 * (perf_counter() - self.start_time)
+        price = prices.find_price(self.pricing_model) or prices.NO_PRICE
+        bill = None
+        estimates = NO_ESTIMATES
+        if self.cached_bill is None:
+            bill = read_bill(self.usage, self.round_usages, self.reply_facts, self.region)
+        if bill is not None:
+            estimates = self._estimate(bill, price)
         row = Row(
             id=self.id,
             at=self.timestamp,
@@ -229,42 +276,41 @@ class RequestContext:
             latency_ms=latency,
             overhead_ms=min(latency, 1000 * self.overhead_seconds),
             skipped=encode_labels(self.skip_counts),
-            passages=encode_passages(passage for passage in self.passages if passage.reason != "too-short"),
+            passages=encode_passages([passage for passage in self.passages if passage.reason != "too-short"]),
             session=self.options.session or "",
             user=self.options.user or "",
             project=self.options.project or "",
             tags=encode_labels(self.options.tags),
             key=self.options.key_name,
             price_table=prices.get_table_version(),
+            expand_tokens=0 if bill is None else self._added_tokens,
+            expand_cost=estimates.expand_cost,
+            cache_miss=estimates.cache_miss,
         )
-        return self._bill_row(row)
-
-    def _bill_row(self, row: Row) -> Row:
-        """Return the row with the bill, and the bill without the proxy."""
-        price = prices.find_price(self.pricing_model) or prices.NO_PRICE
         if self.cached_bill is not None:
             usage, service_tier, region = self.cached_bill
             return accounting.apply_cached_bill(row, usage, price, service_tier, region)
-        bill = read_bill(self.usage, self.round_usages, self.reply_facts, self.region)
         if bill is None:
             return accounting.apply_bill(row, None, price)
-        priced, baseline_usage = bill.price(self.pricing_model, prices.find_price), None
+        return accounting.apply_priced_bill(row, estimates.priced, price, estimates.baseline, bill)
+
+    def _estimate(self, bill: Bill, price: Price) -> "_Estimates":
+        """Return the bill at its prices, and what it would have been without the proxy."""
+        priced, baseline = bill.price(self.pricing_model, prices.find_price), None
         try:
             if self.prompt_diff is not None and self.saved_tokens and bill.readings:
-                priced, baseline_usage = bill_baseline.estimate_bill_baseline(
+                priced, baseline = bill_baseline.estimate_bill_baseline(
                     bill, priced, price, self._build_prompt, self.hidden_call_tokens
                 )
             expand_cost = self._estimate_expand_cost(bill, price)
-            cache_miss = self._classify_cache_miss(bill, price)
+            return _Estimates(priced, baseline, expand_cost, self._classify_cache_miss(bill, price))
         except Exception as error:  # noqa: BLE001 - fail open: an estimate must not cost the client its answer
             log.warning("cannot estimate the cost without the proxy: %s", type(error).__name__)
-            baseline_usage, expand_cost, cache_miss = None, None, ""
-        row = row._replace(expand_tokens=self._added_tokens, expand_cost=expand_cost, cache_miss=cache_miss)
-        return accounting.apply_priced_bill(row, priced, price, baseline_usage, bill)
+            return _Estimates(priced)
 
     @property
     def _added_tokens(self) -> int:
-        return sum(passage.after for passage in self.passages if passage.kind == ADDED_KIND)
+        return sum([passage.after for passage in self.passages if passage.kind == ADDED_KIND])
 
     def _build_prompt(self) -> Prompt | None:
         """Return our count of the prompt, or None if no saved token certainly counts.

@@ -18,10 +18,9 @@ from ...compression.passages import Passage as TextPassage
 from ...compression.planning import CompressionPlan, PlanPrefix
 from ...compression.policy import Decision, Rules
 from ...compression.tokens import TokenCounter, estimate_tokens
-from ...compression.transcript import TextSlot, Turn
+from ...compression.transcript import Turn
 from ..protocols import offload
 from ..stores.contents import ContentStore
-from ..stores.ledger_row import Passage
 from ..stores.originals import Originals, StoreFullError, StoreLateError, compute_name
 from .edits import (
     EMPTY_COMPRESSED,
@@ -84,7 +83,7 @@ class CompressionOptions(NamedTuple):
 
 
 class CompressionResult(NamedTuple):
-    """New texts by slot, the outcome of every passage, the seconds that compressors took, and the cost of models.
+    """The results for the whole conversation, the seconds that compressors took, and the cost of models.
 
     `is_rewritten` is True if text gets shorter that the previous prompt of this conversation held in full, `is_late` if
     time ran out. `fallback_counts` has the number of passages that were extracted because the model failed, by reason.
@@ -97,21 +96,6 @@ class CompressionResult(NamedTuple):
     is_late: bool = False
     fallback_counts: Mapping[str, int] = MappingProxyType({})
     checkpoint: CompressedPrefix | None = None
-
-    @property
-    def edits(self) -> Mapping[TextSlot, str]:
-        """Return the new texts by slot."""
-        return self.compressed.edits
-
-    @property
-    def passages(self) -> Sequence[Passage]:
-        """Return the outcome of every passage."""
-        return self.compressed.passages
-
-    @property
-    def saved_tokens(self) -> int:
-        """Return the number of tokens saved."""
-        return self.compressed.saved_tokens
 
     @property
     def skip_counts(self) -> Mapping[str, int]:
@@ -208,26 +192,16 @@ class ConversationCompressor:
         decisions = plan.decisions[plan.known_count :]
         jobs = _build_jobs(decisions, turns, options)
         outcomes: Sequence[Outcome] = ()
+        is_late, fallback_counts = False, dict[str, int]()
         if jobs:
             timeout = max(0.0, options.timeout - (perf_counter() - start_time))
-            outcomes = await self._engines[options.mode].compress(jobs, timeout, fail_closed=options.fail_closed)
-        is_late = _has_late(outcomes)
-        fallback_counts = dict[str, int]()
-        if options.mode != "extract" and jobs:
-            model_outcomes, outcomes = outcomes, await self._extract_failed(jobs, outcomes, options.fail_closed)
-            fallback_counts = Counter(
-                model.reason
-                for model, final in zip(model_outcomes, outcomes, strict=True)
-                if model.reason and not final.reason
-            )
+            outcomes, fallback_counts, is_late = await self._run_compressors(jobs, options, timeout)
         remaining = iter(outcomes)
         results = [
             (decision, _render_replacement(decision, options) if decision.reason else next(remaining))
             for decision in decisions
         ]
-        remaining_seconds = max(MIN_STORE_SECONDS, options.timeout - (perf_counter() - start_time))
-        refusal = await self._store_originals(known, results, options, remaining_seconds)
-        if refusal is not None:
+        if refusal := await self._store_originals(known, results, options, start_time):
             pairs = (*known.results, *results)
             known, head = EMPTY_COMPRESSED, None
             results = [(decision, _undo_unstored(decision, outcome, options, refusal)) for decision, outcome in pairs]
@@ -237,7 +211,6 @@ class ConversationCompressor:
         if self._contents is not None:
             contents = collect_contents(compressed.results, compressed.passages)
             self._contents.keep_texts(options.request_id, options.owner_id, contents)
-        is_late |= _has_late(outcomes)
         return CompressionResult(
             compressed,
             *_sum_costs(outcomes),
@@ -246,6 +219,19 @@ class ConversationCompressor:
             fallback_counts=fallback_counts,
             checkpoint=checkpoint_results,
         )
+
+    async def _run_compressors(
+        self, jobs: Sequence[CompressionJob], options: CompressionOptions, timeout_s: float
+    ) -> tuple[Sequence[Outcome], dict[str, int], bool]:
+        """Return the outcomes, the `fallback_counts` of the result, and whether time ran out."""
+        outcomes = await self._engines[options.mode].compress(jobs, timeout_s, fail_closed=options.fail_closed)
+        final, fallback_counts = outcomes, dict[str, int]()
+        if options.mode != "extract":
+            final = await self._extract_failed(jobs, outcomes, options.fail_closed)
+            pairs = zip(outcomes, final, strict=True)
+            fallback_counts = Counter(model.reason for model, final in pairs if model.reason and not final.reason)
+        is_late = any(outcome.reason == "late" and not outcome.from_cache for outcome in (*outcomes, *final))
+        return final, fallback_counts, is_late
 
     async def _extract_failed(
         self, jobs: Sequence[CompressionJob], outcomes: Sequence[Outcome], fail_closed: bool
@@ -264,7 +250,11 @@ class ConversationCompressor:
         ]
 
     async def _store_originals(
-        self, known: CompressedPrefix, results: Sequence[DecisionOutcome], options: CompressionOptions, seconds: float
+        self,
+        known: CompressedPrefix,
+        results: Sequence[DecisionOutcome],
+        options: CompressionOptions,
+        start_time: float,
     ) -> StoreFullError | StoreLateError | None:
         """Store the originals of replaced passages, or extend their expiry.
 
@@ -272,6 +262,7 @@ class ConversationCompressor:
         """
         originals = {**known.originals, **list_originals(results, options.owner_id)}
         if originals and options.stores_originals:
+            seconds = max(MIN_STORE_SECONDS, options.timeout - (perf_counter() - start_time))
             try:
                 await self._originals.put(options.owner_id, list(originals.values()), seconds, list(originals))
             except (StoreFullError, StoreLateError) as error:
@@ -305,10 +296,6 @@ def _undo_unstored(
         return outcome
     reason = "late" if isinstance(error, StoreLateError) else "store-full"
     return outcome._replace(text=None, tokens=decision.tokens, reason=reason)
-
-
-def _has_late(outcomes: Sequence[Outcome]) -> bool:
-    return bool(outcomes) and any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
 
 
 def _sum_costs(outcomes: Sequence[Outcome]) -> tuple[float, ModelUsage]:

@@ -7,8 +7,6 @@ request asks to fail closed.
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from functools import lru_cache
 from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple
@@ -17,7 +15,6 @@ from ...compression.models.model_compression import MODEL_ENGINES
 from ...compression.policy import Rules
 from ...compression.tokens import TokenCounter, estimate_tokens, get_token_counter
 from ...compression.transcript import ToolCall, Turn
-from ...config import prices
 from ...config.settings import Settings
 from ..expand.tool import ExpandTool
 from ..http.request_context import RequestContext
@@ -33,6 +30,7 @@ from ..stores.originals import OriginalsError
 from . import known_conversations
 from .compress import CompressionOptions, CompressionResult, ConversationCompressor, TokenCounts
 from .known_conversations import MAX_KNOWN_BYTES, NO_ELEMENTS, UNKNOWN, Elements, KnownConversation, read_elements
+from .request_rules import RequestRules
 
 # The reference of a marker to its original, by the original's name.
 TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
@@ -73,14 +71,12 @@ class BodyRewriter:
         auto_mode: str = "extract",
         adapter: ProtocolAdapter = chat.ADAPTER,
     ) -> None:
-        self._settings = settings
+        self._rules = RequestRules(settings, conversation_compressor.pruned_kinds)
         self._conversation_compressor = conversation_compressor
         self._auto_mode = auto_mode
         self._adapter = adapter
         self._memory = conversation_compressor.memory
-        self._protected_tools, self._file_tools = frozenset(settings.protected_tools), frozenset(settings.file_tools)
         self._throttled_log = ThrottledLogger(log)
-        self._get_rules = lru_cache(maxsize=256)(self._create_rules)
 
     async def rewrite_body(
         self,
@@ -176,8 +172,8 @@ class BodyRewriter:
         )
         if request.expand_tool is not None:
             request.expand_tool.known_prefix_hash = known.prefix_hash
-        additions = await request.build_additions(vocabulary, reinsert=bool(result.edits))
-        if result.is_final and elements.keys:
+        additions = await request.build_additions(vocabulary, reinsert=bool(result.compressed.edits))
+        if elements.keys and result.is_final:
             await self._remember(request, conversation, elements, known, calls, result)
         return await self._apply_result(request, result, additions, elements)
 
@@ -256,7 +252,9 @@ class BodyRewriter:
             reference_format = URL_REFERENCE_FORMAT
         return CompressionOptions(
             mode="extract" if context.mode == "observe" else context.mode,
-            rules=self._build_rules(context, conversation),
+            rules=self._rules.build_rules(
+                context.options, context.pricing_model, context.mode, is_agentic=conversation.agentic
+            ),
             vocabulary=vocabulary,
             agentic=conversation.agentic,
             owner_id=request.owner_id,
@@ -273,17 +271,18 @@ class BodyRewriter:
         context = request.context
         if result.has_failed and context.options.fail_closed:
             raise build_compression_error(is_too_long=context.is_too_long)
-        context.passages, context.skip_counts = tuple(result.passages), dict(result.skip_counts)
+        compressed = result.compressed
+        context.passages, context.skip_counts = tuple(compressed.passages), dict(result.skip_counts)
         context.is_late = result.is_late
         if context.prompt_diff is not None:
             context.prompt_diff.is_pruned = result.is_rewritten
         context.compressor_seconds, context.model_cost = result.compressor_seconds, result.model_cost
         if context.mode == "observe":
-            context.potential_saved_tokens = result.saved_tokens
+            context.potential_saved_tokens = compressed.saved_tokens
             return await self._write_changes(request, {}, additions, elements)
-        context.saved_tokens = result.saved_tokens
-        context.engine = result.engine if result.saved_tokens else "none"
-        edits = {slot.path: StringEdit(slot.text, text) for slot, text in result.edits.items()}
+        context.saved_tokens = compressed.saved_tokens
+        context.engine = result.engine if compressed.saved_tokens else "none"
+        edits = {slot.path: StringEdit(slot.text, text) for slot, text in compressed.edits.items()}
         return await self._write_changes(request, edits, additions, elements)
 
     async def _write_changes(
@@ -330,49 +329,6 @@ class BodyRewriter:
             message = f"mode {mode} needs a {model}, and {setting} is not set; set it, or use mode auto"
             raise ApiError(400, message, param=HEADER_PREFIX + "mode", code="mode_unavailable")
         return mode
-
-    def _build_rules(self, context: RequestContext, conversation: Conversation) -> Rules:
-        options = context.options
-        rules = self._get_rules(
-            context.pricing_model,
-            (options.ratio, options.min_tokens, options.budget),
-            options.roles,
-            conversation.agentic or options.retrieve == "url",
-            context.mode == "prune",
-        )
-        return replace(rules, query=options.query) if options.query else rules
-
-    def _create_rules(
-        self,
-        model: str,
-        sizes: tuple[float | None, int, int | None],
-        roles: frozenset[str],
-        can_fetch: bool,
-        is_pruned: bool,
-    ) -> Rules:
-        ratio, min_tokens, budget = sizes
-        return Rules(
-            ratio=ratio,
-            min_tokens=min_tokens,
-            roles=roles,
-            budget=budget,
-            query=None,
-            protected_tools=self._protected_tools,
-            file_tools=self._file_tools,
-            epoch_tokens=self._epoch_tokens(model),
-            epoch_price=self._find_epoch_price(model),
-            can_fetch=can_fetch,
-            pruned_kinds=self._conversation_compressor.pruned_kinds if is_pruned else frozenset(),
-        )
-
-    def _find_epoch_price(self, model: str) -> float:
-        price = self._settings.epoch_price
-        return prices.find_rewrite_price(model) if price is None else price
-
-    def _epoch_tokens(self, model: str) -> int:
-        price = prices.find_price(model)
-        window = price.context_window if price is not None and price.context_window else self._settings.window
-        return int(self._settings.epoch_share * window)
 
 
 def write_body(

@@ -1,20 +1,18 @@
 """The ledger: one row per request, in SQLite by default or in PostgreSQL by URL.
 
-A request never waits for the ledger: `write` appends the row to a list, and a task stores the pending rows every
-quarter of a second, together with the totals of their days. The invariant: every written row is stored, pending, or
-counted as lost. `kill -9` loses only the pending rows, and the next start reports their number.
+A request never waits for the ledger: `write` and `write_later` append the row to a list, and a task stores the pending
+rows every quarter of a second, together with the totals of their days. The invariant: every written row is stored,
+pending, or counted as lost. `kill -9` loses only the pending rows, and the next start reports their number.
 """
 
 import asyncio
 import errno
 import logging
-import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-import orjson
 from sqlalchemy import delete, func, make_url, select, tuple_
 
 from ...config.extras import describe_install
@@ -22,15 +20,14 @@ from . import ledger_totals
 from .async_engine import AsyncConnection, AsyncEngine
 from .crash_loss import RowCounter, find_crashed_runs
 from .ledger_dialect import SECONDS_PER_DAY, Dialect
-from .ledger_row import Row
+from .ledger_row import Row, sanitize_row
 from .ledger_schema import DAILY_TABLE, LEDGER_TABLE, RUNS_TABLE, migrate
 from .ledger_sqlite import SqliteDialect
 from .ledger_totals import GROUPINGS, Total, TotalValue
-from .tag_limit import TagLimit
+from .pending_rows import PendingRows
 
 __all__ = ["GROUPINGS", "Ledger", "Total", "TotalValue", "select_dialect"]
 
-_NUL_PATTERN = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")  # an escaped NUL in JSON, not behind an escaped backslash
 PAGE_ROWS = 2_000  # rows of one query
 log = logging.getLogger(__name__)
 
@@ -44,8 +41,8 @@ class Ledger:
         max_pending_rows: how many rows wait at most while the database cannot be written.
         row_count_folder: where the process counts its rows, so that the next one can tell how many a crash lost.
 
-    `lost_rows` counts the rows of this process that could not be stored, `previously_lost_rows` those of earlier
-    processes. Each of `observers` is called with every row as it is written and must be quick.
+    `previously_lost_rows` counts the rows that earlier processes could not store. Each of `observers` is called with
+    every row and must be quick.
     """
 
     def __init__(
@@ -56,22 +53,18 @@ class Ledger:
         max_pending_rows: int = 100_000,
         row_count_folder: Path | None = None,
     ) -> None:
-        self.observers: list[Callable[[Row], None]] = []
         self._dialect = select_dialect(url)
         self._rollups = ledger_totals.get_new_row_statements(self._dialect)
         self._flush_interval = flush_interval
-        self._max_pending_rows = max_pending_rows
         self._row_count_folder = row_count_folder
         self._row_counter: RowCounter | None = None
-        self._pending_rows: list[Row] = []
-        self._tag_limit = TagLimit()
+        self._pending = PendingRows(max_pending_rows)
         self._wakeup = asyncio.Event()
         self._lock = asyncio.Lock()
         self._engine: AsyncEngine | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_unavailable = False
-        self._settled_rows = 0  # rows of this process that are stored or lost
-        self.lost_rows = 0
+        self._stored_rows = 0  # of this process
         self.previously_lost_rows = 0
 
     @property
@@ -120,21 +113,37 @@ class Ledger:
 
     def write(self, row: Row) -> None:
         """Add a row with a unique id. Call it on the event loop; it never waits and never raises."""
-        row = self._tag_limit.apply(row)
-        for observe in self.observers:
-            observe(row)
-        if self._row_counter is not None:
-            self._row_counter.count_row()
-        if len(self._pending_rows) < self._max_pending_rows:
-            self._pending_rows.append(row)
-            self._wakeup.set()
-        else:
-            self._count_lost(1)
+        self._count_row()
+        self._pending.add(row)
+
+    def write_later(self, build: Callable[[], Row]) -> None:
+        """Add the row that `build` returns; it is called on the event loop, before rows are read or stored."""
+        self._count_row()
+        self._pending.add_later(build)
+
+    def build_rows(self) -> None:
+        """Build the rows of `write_later`, so that the observers have seen every row."""
+        self._pending.build()
+
+    @property
+    def observers(self) -> list[Callable[[Row], None]]:
+        """The functions that are called with every row."""
+        return self._pending.observers
 
     @property
     def waiting_rows(self) -> int:
         """The number of rows that are not stored yet."""
-        return len(self._pending_rows)
+        return len(self._pending)
+
+    @property
+    def lost_rows(self) -> int:
+        """The number of rows of this process that could not be stored."""
+        return self._pending.lost_rows
+
+    def _count_row(self) -> None:
+        if self._row_counter is not None:
+            self._row_counter.count_row()
+        self._wakeup.set()
 
     async def check(self) -> None:
         """Raise one of the dialect's `error_types` if the database does not answer, or rows cannot be stored."""
@@ -148,8 +157,7 @@ class Ledger:
         """Store all pending rows; those that cannot be stored stay pending."""
         async with self._lock:
             self._wakeup.clear()
-            batch, self._pending_rows = self._pending_rows, []
-            unstored = batch
+            batch = unstored = self._pending.take()
             try:
                 unstored = await self._store_batch(batch)
             finally:
@@ -162,9 +170,9 @@ class Ledger:
                 self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self.flush()
-        if self._pending_rows:
-            log.error("%d rows could not be stored before the ledger was closed", len(self._pending_rows))
-            self._count_lost(len(self._pending_rows))
+        if unstored := len(self._pending):
+            log.error("%d rows could not be stored before the ledger was closed", unstored)
+            self._pending.lost_rows += unstored
         if self._row_counter is not None:
             await self._close_run(self._row_counter)
         if self._engine is not None:
@@ -265,10 +273,10 @@ class Ledger:
         if len(batch) > 1:
             half = len(batch) // 2
             return await self._store_batch(batch[:half]) + await self._store_batch(batch[half:])
-        clean = _sanitize_row(batch[0])
+        clean = sanitize_row(batch[0])
         if clean != batch[0]:
             return await self._store_batch([clean])
-        self._count_lost(1)
+        self._pending.lost_rows += 1
         log.error("a row is invalid and was lost: %s", type(error).__name__)
         return []
 
@@ -285,18 +293,17 @@ class Ledger:
                 await connection.exec_driver_sql(statement, (encoded_ids,))
             if self._row_counter is not None:
                 await self._record_settled(connection, self._row_counter.run, self._settled_rows + len(batch))
-        self._settled_rows += len(batch)
+        self._stored_rows += len(batch)
 
     def _requeue(self, rows: list[Row]) -> None:
         if rows:
-            pending = (rows + self._pending_rows)[: self._max_pending_rows]
-            self._count_lost(len(rows) + len(self._pending_rows) - len(pending))
-            self._pending_rows = pending
+            self._pending.put_back(rows)
             self._wakeup.set()
 
-    def _count_lost(self, rows: int) -> None:
-        self.lost_rows += rows
-        self._settled_rows += rows
+    @property
+    def _settled_rows(self) -> int:
+        """The number of rows of this process that are stored or lost."""
+        return self._stored_rows + self.lost_rows
 
     async def _rebuild_daily_totals(self, connection: AsyncConnection) -> None:
         await connection.execute(delete(DAILY_TABLE))
@@ -371,24 +378,3 @@ def _describe_database_error(error: Exception) -> str:
     """Return SQLite's message (such as a full disk), which contains no user data; of other errors only the type."""
     cause = getattr(error, "orig", None)
     return str(cause) if isinstance(cause, sqlite3.Error) else type(error).__name__
-
-
-def _sanitize_row(row: Row) -> Row:
-    """Return the row in a form that every database accepts: valid text without NULs, and valid JSON."""
-    values: dict[str, object] = row._asdict()
-    values |= {name: _sanitize_text(value) for name, value in values.items() if isinstance(value, str)}
-    for name, kind in (("skipped", dict), ("passages", list), ("tags", dict), ("agreement", dict)):
-        values[name] = _sanitize_json(str(values[name]), kind)
-    return Row._make(values.values())
-
-
-def _sanitize_text(text: str) -> str:
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
-
-
-def _sanitize_json(text: str, kind: type) -> str:
-    text = _NUL_PATTERN.sub(r"\1\\ufffd", text)
-    try:
-        return text if isinstance(orjson.loads(text), kind) else orjson.dumps(kind()).decode()
-    except ValueError:
-        return orjson.dumps(kind()).decode()

@@ -4,6 +4,7 @@
 its fields, their types, their defaults and their descriptions; `ledger_columns` defines what they add up to.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
@@ -24,6 +25,7 @@ GATEWAY_PROTOCOL = "compress"  # another gateway forwards the compressed request
 ADDED_KIND = "added"  # the kind of text that the proxy itself adds; only such a passage may grow
 # Only these outcomes count as used tokens and savings; the others count as requests and failures.
 COUNTED_OUTCOMES: tuple[Outcome, ...] = ("ok", "cancelled", "served")
+_NUL_PATTERN = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")  # an escaped NUL in JSON, not behind an escaped backslash
 _MIN_MERGED_CHARS = 1000  # of the passages of a row that are added up before the database does
 
 
@@ -190,3 +192,24 @@ def _replace_surrogates(value: object) -> object:
         items = cast("dict[object, object]", value).items()
         return {_replace_surrogates(name): _replace_surrogates(item) for name, item in items}
     return [_replace_surrogates(item) for item in cast("list[object]", value)] if isinstance(value, list) else value
+
+
+def sanitize_row(row: Row) -> Row:
+    """Return the row in a form that every database accepts: valid text without NULs, and valid JSON."""
+    values: dict[str, object] = row._asdict()
+    values |= {name: _sanitize_text(value) for name, value in values.items() if isinstance(value, str)}
+    for name, kind in (("skipped", dict), ("passages", list), ("tags", dict), ("agreement", dict)):
+        values[name] = _sanitize_json(str(values[name]), kind)
+    return Row._make(values.values())
+
+
+def _sanitize_text(text: str) -> str:
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+def _sanitize_json(text: str, kind: type) -> str:
+    text = _NUL_PATTERN.sub(r"\1\\ufffd", text)
+    try:
+        return text if isinstance(orjson.loads(text), kind) else orjson.dumps(kind()).decode()
+    except ValueError:
+        return orjson.dumps(kind()).decode()

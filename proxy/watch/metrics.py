@@ -58,11 +58,13 @@ class Metrics(Collector):
 
     async def render_page(self) -> bytes:
         """Return the Prometheus page, of type `CONTENT_TYPE`, with every row recorded so far."""
+        self._ledger.build_rows()
         self._count_pending()
         return await asyncio.to_thread(generate_latest, self._registry)  # long pages would block the loop
 
     def encode_totals(self) -> bytes:
         """Return the totals of this process for `read_other_totals` of another one."""
+        self._ledger.build_rows()
         self._count_pending()
         return self._build_own_totals().encode()
 

@@ -125,7 +125,8 @@ def test_estimated_tokens_are_scaled_to_the_bill(conversation: Conversation, fac
         billed, 7, None, read := round(factor * before_sent) if before_sent >= MIN_CACHED_TOKENS else 0, billed - read
     )
     baseline = estimate_baseline(usage, conversation.prompt(exact=False, marked=True), has_cache_rate=True)
-    assert baseline.input == pytest.approx(factor * received, rel=0.01, abs=2)
+    rounding = 2 + received / max(sent, 1)  # the bill is rounded to whole tokens, and scaled by the saving
+    assert baseline.input == pytest.approx(factor * received, rel=0.01, abs=rounding)
     if read and factor * before_received > MIN_CACHED_TOKENS + 16:
         assert baseline.cache_read == pytest.approx(factor * before_received, rel=0.01, abs=2)
 
