@@ -5,56 +5,32 @@ It retries only if an idle connection turns out to be closed, since the upstream
 system's certificate authorities, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 """
 
-import io
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextvars import ContextVar
-from functools import lru_cache, partial
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from os import urandom
-from time import monotonic
-from typing import Any, Self
+from typing import Self
 
 import aiohttp
-from yarl import URL
 
 from ...config.outbound_proxy import ProxyResolver, UnusableProxyError
 from ..protocols.api_errors import ApiError, UpstreamError
 from .exchange import RawHeaders
 from .response_encodings import create_decoders
-from .upstream_request import MAX_HEADER_BYTES, RequestSender, ResponseHead
+from .upstream_request import Body, HeaderFields, RequestSender, ResponseHead
 
 MAX_BUFFERED_BYTES = 2**25  # bytes of an answer that are held to be read; a generated image takes a few million
 MAX_STATUS = 599  # HTTP defines no higher status; 101 would switch to a protocol that no client has asked for
-_LARGE_BODY_BYTES = 2**20  # larger bodies are sent in chunks, so that they do not block the event loop
-_MIN_IDLE_SECONDS = 1.0  # servers close a connection after at least this time without requests
-_MAX_STALE_SECONDS = 1.0  # a closed connection is noticed within this time
 _DECODED_BY_AIOHTTP = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
 VIA_NAME = f"clara-{urandom(6).hex()}"  # names this process in the header `via`, so that it recognises its own requests
 _PLAIN_HTTP_REASONS = frozenset({"HTTP_REQUEST", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"})  # of OpenSSL
 _VIA_HEADER = ("via", f"1.1 {VIA_NAME}")
-_SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-
-
-class _SessionResponse:
-    """A response of aiohttp's session as a `ResponseHead`."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers: RawHeaders = list(response.raw_headers)
-        self.content_type = response.content_type
-        self.content_encoding = response.headers.get("content-encoding", "")
-        self.content = response.content
-
-    def release(self) -> None:
-        """Return the connection to the pool, or close it if the body has not been read."""
-        self._response.release() if self.content.at_eof() else self._response.close()
 
 
 class UpstreamReply:
     """An upstream's response: status, headers and an unread body."""
 
-    def __init__(self, head: ResponseHead | _SessionResponse, *, decompress: bool) -> None:
+    def __init__(self, head: ResponseHead, *, decompress: bool) -> None:
         encodings = head.content_encoding if decompress else ""
         self._decoders = create_decoders(encodings) if encodings.lower() not in _DECODED_BY_AIOHTTP else []
         self._content = head.content
@@ -88,24 +64,24 @@ class UpstreamReply:
         """Return the next chunk that is not empty."""
         while True:
             try:
-                chunk = await self._content.readany()
-                if not chunk:
-                    raise StopAsyncIteration
-                for decode in self._decoders:
+                data = chunk = await self._content.readany()
+                for decode in self._decoders if data else ():
                     chunk = decode(chunk)
             except Exception as error:
                 _raise_mapped(error)
                 raise
             if chunk:
                 return chunk
+            if not data:
+                raise StopAsyncIteration
 
 
 class UpstreamCall:
     """One request to the upstream, sent when its block is entered. The block gets the reply."""
 
-    def __init__(self, send: Callable[[], Awaitable["ResponseHead | _SessionResponse"]], *, decompress: bool) -> None:
+    def __init__(self, send: Callable[[], Awaitable[ResponseHead]], *, decompress: bool) -> None:
         self._send, self._decompress = send, decompress
-        self._head: ResponseHead | _SessionResponse | None = None
+        self._head: ResponseHead | None = None
 
     async def __aenter__(self) -> UpstreamReply:
         """Send the request and return the reply."""
@@ -131,28 +107,6 @@ def too_large_error() -> UpstreamError:
     return UpstreamError(502, message, code="answer_too_large")
 
 
-# The start of the previous request on the connection of the current task's request; None on a new connection.
-_previous_use: ContextVar[float | None] = ContextVar("previous_use", default=None)
-_LAST_USE = "clara_last_use"  # an attribute of a connection's protocol; a weak dictionary would cost more
-
-
-class _Connector(aiohttp.TCPConnector):
-    """aiohttp's connector, which also tells since when a pooled connection may have been idle."""
-
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Any],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's parameter
-    ) -> aiohttp.connector.Connection:
-        """Return a connection, and note when it was used before."""
-        connection = await super().connect(req, traces, timeout)
-        if (protocol := connection.protocol) is not None:
-            _previous_use.set(getattr(protocol, _LAST_USE, None))
-            setattr(protocol, _LAST_USE, monotonic())
-        return connection
-
-
 class Upstream:
     """A connection pool. Create and close it inside the same running event loop.
 
@@ -163,89 +117,27 @@ class Upstream:
     def __init__(
         self, *, connect_timeout: float, read_timeout: float, decompress: bool, proxy: str | None = None
     ) -> None:
-        self._proxies = ProxyResolver(proxy)
         self._decompress = decompress
-        self._proxies_by_origin = dict[URL, URL | None]()  # by origin; one entry for each upstream
         self._session = aiohttp.ClientSession(
-            connector=_Connector(limit=0, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_SKIPPED_AUTO_HEADERS,
-            max_field_size=MAX_HEADER_BYTES,
-            max_line_size=MAX_HEADER_BYTES,
-            auto_decompress=decompress,
         )
-        self._sender = RequestSender(self._session, decompress=decompress)
+        self._sender = RequestSender(
+            self._session, ProxyResolver(proxy), own_headers=[_VIA_HEADER], decompress=decompress
+        )
 
-    def send(
-        self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes | AsyncIterator[bytes] | None
-    ) -> UpstreamCall:
+    def send(self, method: str, url: str, headers: HeaderFields, body: Body) -> UpstreamCall:
         """Return a context manager that sends a request and yields the reply.
 
         Raises on entry:
             ApiError: 502 if the upstream cannot be reached or disconnects, 504 if it times out.
         """
-        return UpstreamCall(partial(self._send, method, url, headers, body), decompress=self._decompress)
-
-    async def _send(
-        self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes | AsyncIterator[bytes] | None
-    ) -> ResponseHead | _SessionResponse:
-        """Send a request, once more if the upstream has closed the idle connection."""
-        target, headers = _parse_url(url), [*headers, _VIA_HEADER]
-        proxy = self._find_proxy(target)
-        start_time = monotonic()
-        try:
-            return await self._request(method, target, headers, body, proxy)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if isinstance(body, AsyncIterator) or not _was_closed_while_idle(error, start_time):
-                raise
-        return await self._request(method, target, headers, body, proxy)
-
-    async def _request(
-        self,
-        method: str,
-        target: URL,
-        headers: Sequence[tuple[str, str]],
-        body: bytes | AsyncIterator[bytes] | None,
-        proxy: URL | None,
-    ) -> ResponseHead | _SessionResponse:
-        is_large = isinstance(body, bytes) and len(body) >= _LARGE_BODY_BYTES
-        if proxy is None and not is_large and not isinstance(body, AsyncIterator) and target.user is None:
-            return await self._sender.send(method, target, headers, body)
-        data = io.BytesIO(body) if is_large and isinstance(body, bytes) else body or None
-        return _SessionResponse(
-            await self._session.request(method, target, headers=headers, data=data, allow_redirects=False, proxy=proxy)
-        )
+        return UpstreamCall(partial(self._sender.send, method, url, headers, body), decompress=self._decompress)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
-
-    def _find_proxy(self, target: URL) -> URL | None:
-        origin = target.origin()
-        if origin not in self._proxies_by_origin:
-            proxy = self._proxies.find_proxy(target.scheme, target.host or "", target.port or 0)
-            self._proxies_by_origin[origin] = None if proxy is None else URL(proxy)
-        return self._proxies_by_origin[origin]
-
-
-def _was_closed_while_idle(error: Exception, start_time: float) -> bool:
-    """Return True if the upstream closed a pooled connection about when the proxy sent a request on it.
-
-    Such a request was never read: it fails at once, and the connection had been idle for longer than a second.
-    """
-    previous_use, now = _previous_use.get(), monotonic()
-    return (
-        previous_use is not None
-        and not isinstance(error, aiohttp.ClientConnectorError)
-        and start_time - previous_use > _MIN_IDLE_SECONDS
-        and now - start_time < _MAX_STALE_SECONDS
-    )
-
-
-@lru_cache(maxsize=256)
-def _parse_url(text: str) -> URL:
-    return URL(text, encoded=True)  # a cached URL keeps its parsed parts
 
 
 def _raise_mapped(error: Exception) -> None:
