@@ -12,8 +12,9 @@ from urllib.parse import unquote
 from ...compression import memo
 from ...config.settings import Settings
 from ..http import relay, request_options
-from ..http.exchange import JSON_HEADERS, Exchange, RawHeaders, Receive, Scope, Send
+from ..http.exchange import JSON_HEADERS, Exchange, Receive, Scope, Send
 from ..http.request_context import RequestContext
+from ..http.request_headers import RequestHeaders, find_headers, replace_headers
 from ..http.upstream import VIA_NAME
 from ..protocols import messages
 from ..protocols.api_errors import ApiError
@@ -97,18 +98,18 @@ class AccessMiddleware:
         Raises:
             ApiError: 400, 401 or 403 for a request that is rejected.
         """
-        headers: RawHeaders = list(scope["headers"])
-        headers_by_name = dict(headers)
-        presented = authentication.extract_key(headers, headers_by_name)
+        headers = find_headers(scope)
+        headers_by_name = headers.by_name
+        presented = headers.derive(authentication.extract_key)
         _check_address(scope, path, headers_by_name)
         for_admin = _is_admin_path(path)
         if presented is not None:
-            scope["headers"] = presented.headers
+            replace_headers(scope, presented.headers)
         if presented is None or presented.key is None:
             if self._keyring.requires_key or self._settings.require_keys:
                 message = "this proxy needs one of its own API keys, as a bearer token or in x-clara-key"
                 raise _key_required_error(for_admin, message)
-            self._check_anonymous(scope, headers_by_name, for_admin)
+            self._check_anonymous(scope, headers, for_admin)
             return None
         key = self._find_key(presented.key, for_admin)
         # From here on, the ledger row of a rejection has the key's name.
@@ -125,7 +126,7 @@ class AccessMiddleware:
             raise limit_errors.unmetered_error(key, f"the cost of {path} is unknown", "use a key without a budget")
         return key if key.has_limits else None
 
-    def _check_anonymous(self, scope: Scope, headers_by_name: Mapping[bytes, bytes], for_admin: bool) -> None:
+    def _check_anonymous(self, scope: Scope, headers: RequestHeaders, for_admin: bool) -> None:
         """Check a request while no key exists: it must come from this machine, and not from another site's page."""
         server = scope.get("server")
         is_local = server is None or origins.is_local_server(server[0])
@@ -138,7 +139,7 @@ class AccessMiddleware:
             remedy = f"{_CREATE_KEY_HINT}, or set CLARA_OPEN=true to allow requests without a key"
             raise _key_required_error(for_admin, f"requests from other machines need an API key: {remedy}")
         is_open = self._settings.open and not for_admin
-        if origins.is_foreign_page(headers_by_name, self._allowed_origins, is_open=is_open):
+        if headers.derive(_is_from_foreign_page, self._allowed_origins, is_open):
             remedy = f"add the origin to CLARA_CORS_ORIGINS, or {_CREATE_KEY_HINT}"
             message = f"requests from web pages of other origins are not allowed without an API key: {remedy}"
             raise ApiError(403, message, code="foreign_origin")
@@ -176,6 +177,10 @@ class AccessMiddleware:
             return False
         self._anonymous_window.record_start(now)
         return True
+
+
+def _is_from_foreign_page(headers: RequestHeaders, allowed: frozenset[bytes], is_open: bool) -> bool:
+    return origins.is_foreign_page(headers.by_name, allowed, is_open=is_open)
 
 
 async def _reject_websocket(scope: Scope, send: Send) -> None:

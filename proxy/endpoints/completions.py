@@ -4,11 +4,11 @@ This is the request path of every protocol: request options, adapter, compressio
 pool, file or thread; `Services` does.
 """
 
-import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from functools import partial
+from contextlib import asynccontextmanager, suppress
+from functools import lru_cache, partial
 from time import perf_counter
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ...compression.tokens import get_token_counter
@@ -19,30 +19,37 @@ from ..clara import latent_chat, latent_responses
 from ..expand.handler import ExpandHandler
 from ..expand.loop import SendBody, ToolLoop
 from ..expand.tool import ExpandTool, create_expand_tool, find_stored_reply, restore_stored_reply
-from ..http import headers, model_names, relay, request_options
+from ..http import model_names, relay, request_options
 from ..http.body_budget import BodyReservation
 from ..http.cache_misses import CacheMissDetector
 from ..http.content_encoding import decode_body
 from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send
 from ..http.relay import Reply
 from ..http.request_context import RequestContext
+from ..http.request_headers import find_headers
 from ..http.shadow import BodyRecorder
 from ..memory.requests import PreparedRequest, RequestMemory
 from ..pipeline.rewrite import BodyRewriter, write_body
 from ..protocols import chat, json_edit, json_types, messages, offload, responses
 from ..protocols.api_errors import ApiError
 from ..protocols.json_edit import JsonEditError
-from ..protocols.json_types import Json, is_object
+from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.protocol import ProtocolAdapter
 from ..protocols.request_json import parse_request
 from ..runtime.services import Services
+from .upstream_sender import UpstreamSender
 
-_DROPPED_WHEN_REWRITTEN = frozenset({b"accept-encoding", b"content-encoding"})
-_DROPPED_WHEN_UNCHANGED = frozenset({b"accept-encoding"})
 _INCLUDE_USAGE: Json = {"stream_options": {"include_usage": True}}
-_USAGE_PREFIX = b'{"stream_options":{"include_usage":true},'  # of a body with the field added by the proxy
-_REFUSAL_STATUSES = frozenset({400, 422})
-log = logging.getLogger(__name__)
+_KNOWN_MODELS = 256  # names of models
+
+
+class _ModelRoute(NamedTuple):
+    """Where requests for a model go. `alias_of` is litellm's name of a configured model."""
+
+    model: str
+    alias_of: str
+    uses_litellm: bool
+    is_clara: bool
 
 
 class CompletionEndpoint:
@@ -57,6 +64,7 @@ class CompletionEndpoint:
         self._memory = RequestMemory(services.memory, services.originals)
         self._default_options = request_options.build_default_options(services.settings)
         self._max_body_bytes = services.settings.max_body_mb * 2**20
+        self._find_route = lru_cache(_KNOWN_MODELS)(self._create_valid_route)
         self._usage_refusals = set[str]()
         self._cache_misses = CacheMissDetector()
         self._region = _find_region(services.settings.upstream_base_url)
@@ -74,7 +82,8 @@ class CompletionEndpoint:
         )
         with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
             async with relay.AnswerErrors(exchange, context, self._adapter):
-                context.options = request_options.parse_headers(exchange.headers, context.options)
+                if find_headers(scope).derive(request_options.has_options):
+                    context.options = request_options.parse_headers(exchange.headers, context.options)
                 with self._services.bodies.reserve() as reservation:
                     raw = await exchange.read_body(self._max_body_bytes, reservation)
                     with CancelOnDisconnect(exchange):
@@ -86,8 +95,10 @@ class CompletionEndpoint:
         self, exchange: Exchange, context: RequestContext, raw: bytes, reservation: BodyReservation
     ) -> Callable[[], bytes] | None:
         """Answer a request. Return a function that builds its uncompressed body, or None if it was not compressible."""
-        encoding = exchange.headers.get("content-encoding", "")
-        plain = await decode_body(raw, encoding, self._max_body_bytes, reservation)
+        plain: bytes | None = raw
+        if b"content-encoding" in find_headers(exchange.scope).by_name:
+            encoding = exchange.headers["content-encoding"]
+            plain = await decode_body(raw, encoding, self._max_body_bytes, reservation)
         work = context.body_work = offload.measure_work(plain or b"")
         owner_id = authentication.get_owner_id(exchange.scope)
         body = await self._parse_body(context, plain, owner_id)
@@ -95,15 +106,16 @@ class CompletionEndpoint:
         if plain is None or body is None:
             await self._forward_unreadable(exchange, context, raw, spending)
             return None
-        model_names.validate_model(body.get("model"))
-        context.model, context.is_streamed = str(body.get("model") or "")[:200], body.get("stream") is True
-        context.alias_of = self._services.providers.get_litellm_name(context.model)
-        self._reject_litellm_model(context)
-        if latent_chat.is_answered_by_clara(context, self._adapter, self._services.clara):
-            await self._answer_locally(exchange, context, plain, body, owner_id)
-            return None
-        if latent_chat.is_clara_model(context.model):
-            raise latent_chat.build_wrong_path_error(context.model)
+        route = self._read_route(body.get("model"))
+        context.model, context.is_streamed, context.alias_of = route.model, body.get("stream") is True, route.alias_of
+        if route.uses_litellm:
+            self._reject_litellm_model(context)
+        if route.is_clara or context.options.mode == "latent":
+            if latent_chat.is_answered_by_clara(context, self._adapter, self._services.clara):
+                await self._answer_locally(exchange, context, plain, body, owner_id)
+                return None
+            if route.is_clara:
+                raise latent_chat.build_wrong_path_error(context.model)
         context.settlement = spending
         if not self._services.response_cache.is_enabled:
             return await self._compress_and_forward(exchange, context, raw, plain, body, owner_id)
@@ -111,6 +123,20 @@ class CompletionEndpoint:
             if is_answered:
                 return None
             return await self._compress_and_forward(exchange, context, raw, plain, body, owner_id)
+
+    def _read_route(self, model: object) -> _ModelRoute:
+        """Return the route of a request for a model, as its body names it. Raises ApiError 400 for an unsafe name."""
+        return self._find_route(model) if isinstance(model, str) else self._create_route(str(model or ""))
+
+    def _create_valid_route(self, name: str) -> _ModelRoute:
+        model_names.validate_model(name)
+        return self._create_route(name)
+
+    def _create_route(self, name: str) -> _ModelRoute:
+        model, providers = name[:200], self._services.providers
+        return _ModelRoute(
+            model, providers.get_litellm_name(model), providers.serves(model), latent_chat.is_clara_model(model)
+        )
 
     async def _parse_body(self, context: RequestContext, plain: bytes | None, owner_id: str) -> Json | None:
         """Parse a body, in the event loop together with what is known of its conversation if it is not large."""
@@ -137,7 +163,9 @@ class CompletionEndpoint:
     ) -> Callable[[], bytes]:
         """Answer a request by its upstream. Return a function that builds its uncompressed body."""
         spending = self._get_reservation(exchange)
-        prepared = await self._memory.prepare(context, self._adapter, plain, body, owner_id)
+        prepared = PreparedRequest(plain, body)
+        if self._memory.may_change(context.options):
+            prepared = await self._memory.prepare(context, self._adapter, plain, body, owner_id)
         if prepared.body is not body:
             context.element_texts = ()
         plain, body = prepared.text, prepared.body
@@ -149,7 +177,9 @@ class CompletionEndpoint:
         rewritten = await self._body_rewriter.rewrite_body(
             context, plain, body, owner_id, expand_tool, prepared.additions
         )
-        stored_reply = await self._find_continued_reply(body, owner_id)
+        stored_reply = None
+        if self._adapter is responses.ADAPTER:
+            stored_reply = await self._find_continued_reply(body, owner_id)
         if stored_reply is not None and not context.offers_expand_tool:
             rewritten = restore_stored_reply(rewritten, self._adapter, stored_reply)
         requests_usage = self._should_request_usage(exchange, context, body)
@@ -190,6 +220,8 @@ class CompletionEndpoint:
 
     def _create_expand_tool(self, context: RequestContext, body: Json, owner_id: str) -> ExpandTool | None:
         """Return the expand tool if the request may offer it: the model can call tools, and originals by this tool."""
+        if not is_array(body.get("tools")):
+            return None  # no tools are offered
         if context.options.retrieve not in ("auto", "tool") or context.options.bypass:
             return None
         vocabulary = get_token_counter(context.pricing_model)
@@ -200,19 +232,19 @@ class CompletionEndpoint:
     async def _find_continued_reply(self, body: Json, owner_id: str) -> Json | None:
         """Return the record of the stored reply that a Responses request continues, if it has hidden calls."""
         reply_id = body.get("previous_response_id")
-        if self._adapter is not responses.ADAPTER or not isinstance(reply_id, str):
+        if not isinstance(reply_id, str):
             return None
         return await find_stored_reply(self._services.originals, owner_id, reply_id)
 
     def _uses_litellm(self, context: RequestContext) -> bool:
-        return self._adapter is chat.ADAPTER and self._services.providers.serves(context.model)
+        return self._adapter is chat.ADAPTER and self._read_route(context.model).uses_litellm
 
     def _reject_litellm_model(self, context: RequestContext) -> None:
         """Reject a model that only litellm serves on a path that does not use litellm.
 
         A name with a provider's prefix is rejected only for the makers' own upstreams: a gateway may serve it.
         """
-        if self._adapter is chat.ADAPTER or not self._services.providers.serves(context.model):
+        if self._adapter is chat.ADAPTER:
             return
         field = "anthropic_base_url" if self._adapter.is_anthropic else "upstream_base_url"
         is_maker = getattr(self._services.settings, field) == Settings.model_fields[field].default
@@ -314,83 +346,3 @@ def _build_original_body(
     if stored_reply is not None:
         text = restore_stored_reply(text, adapter, stored_reply)
     return json_edit.add_fields(text, added_fields)
-
-
-class UpstreamSender:
-    """Sends bodies upstream with the headers of one client's request. The client's key goes to its upstream only.
-
-    Bodies that ask for usage on the proxy's behalf come with `usage_refusals`: the base URLs of upstreams that have
-    refused to be asked. An upstream that refuses gets the body again without that field, and is not asked again.
-    """
-
-    def __init__(
-        self,
-        services: Services,
-        adapter: ProtocolAdapter,
-        exchange: Exchange,
-        *,
-        through_litellm: bool = False,
-        usage_refusals: set[str] | None = None,
-        is_shadow: bool = False,
-    ) -> None:
-        self._services, self._adapter, self._exchange = services, adapter, exchange
-        self._through_litellm = through_litellm
-        self._usage_refusals = usage_refusals
-        settings = services.settings
-        self._base_url = settings.anthropic_base_url if adapter.is_anthropic else settings.upstream_base_url
-        self._request_count = 0
-        self._is_shadow = is_shadow
-        self._accepts_usage = False  # a round has succeeded, so a later refusal has another reason
-
-    def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
-        """Send a body that the proxy has written."""
-        if self._through_litellm:
-            return self._send_to_litellm(body)
-        if self._usage_refusals is not None and body.startswith(_USAGE_PREFIX):
-            return self._send_with_usage(body, self._usage_refusals)
-        return self._send_upstream(body, _DROPPED_WHEN_REWRITTEN)
-
-    @asynccontextmanager
-    async def _send_to_litellm(self, body: bytes) -> AsyncGenerator[Reply]:
-        fields = await offload.run_for(len(body), json_types.parse_object, body)
-        async with self._services.providers.send(fields or {}) as reply:
-            yield reply
-
-    def send_unchanged(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
-        """Send the client's own body, in its own encoding."""
-        return self._send_upstream(body, _DROPPED_WHEN_UNCHANGED)
-
-    @asynccontextmanager
-    async def _send_with_usage(self, body: bytes, refusals: set[str]) -> AsyncGenerator[Reply]:
-        """Send a body that asks for usage, and if it is refused, the body without that field."""
-        if self._base_url not in refusals:
-            async with self._send_upstream(body, _DROPPED_WHEN_REWRITTEN) as reply:
-                if reply.status not in _REFUSAL_STATUSES or self._accepts_usage:
-                    self._accepts_usage = self._accepts_usage or reply.status < 400
-                    yield reply
-                    return
-        async with self._send_upstream(b"{" + body[len(_USAGE_PREFIX) :], _DROPPED_WHEN_REWRITTEN) as reply:
-            if reply.status < 400 and self._base_url not in refusals:
-                refusals.add(self._base_url)
-                log.info("the upstream refuses stream_options; from now on streams are not asked for their usage")
-            yield reply
-
-    def _send_upstream(self, body: bytes, excluded: frozenset[bytes]) -> AbstractAsyncContextManager[Reply]:
-        upstream_headers = authentication.build_upstream_headers(
-            self._exchange, self._services.settings, is_anthropic=self._adapter.is_anthropic, excluded=excluded
-        )
-        upstream_headers = self._renew_idempotency_key(upstream_headers)
-        upstream_headers.append(("accept-encoding", "identity"))
-        url = headers.build_upstream_url(self._base_url, self._exchange.scope)
-        return self._services.chat_upstream.send("POST", url, upstream_headers, body)
-
-    def _renew_idempotency_key(self, upstream_headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Give shadow checks and further requests keys of their own: else an upstream would repeat its first reply."""
-        self._request_count += 1
-        if self._request_count == 1 and not self._is_shadow:
-            return upstream_headers
-        suffix = "shadow" if self._is_shadow else self._request_count
-        return [
-            (name, f"{value}-{suffix}" if name.lower().endswith("idempotency-key") else value)
-            for name, value in upstream_headers
-        ]

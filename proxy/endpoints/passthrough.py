@@ -24,6 +24,7 @@ from ..http.exchange import (
     join_chunks,
 )
 from ..http.request_context import RequestContext
+from ..http.upstream_request import Body
 from ..memory.requests import require_memory
 from ..protocols import messages, offload, responses, responses_reply, sse
 from ..protocols.api_errors import ApiError
@@ -74,7 +75,7 @@ class PassthroughEndpoint:
         context: RequestContext,
         base_url: str,
         url: str,
-        upstream_headers: list[tuple[str, str]],
+        upstream_headers: tuple[tuple[str, str], ...],
         reservation: BodyReservation,
     ) -> None:
         body, length = await self._read_body(exchange, reservation)
@@ -104,7 +105,7 @@ class PassthroughEndpoint:
 
     async def _read_body(
         self, exchange: Exchange, reservation: BodyReservation
-    ) -> tuple[bytes | AsyncIterator[bytes] | None, list[tuple[str, str]]]:
+    ) -> tuple[Body, tuple[tuple[str, str], ...]]:
         """Return the request's body, or None without one, and its content-length header.
 
         A body that may be a JSON object is read whole, because it may name a local model. Any other body is an iterator
@@ -113,25 +114,25 @@ class PassthroughEndpoint:
         length = exchange.headers.get("content-length")
         if length is None and "transfer-encoding" not in exchange.headers:
             await exchange.read_body(0)
-            return None, []
+            return None, ()
         encoding = exchange.headers.get("content-encoding", "")
         chunks = exchange.stream_body()
         first = await anext(chunks, b"")
         chunks = _prepend_chunk(first, chunks)
         if first.strip() and not encoding and not first.lstrip().startswith(b"{"):
-            return chunks, [] if length is None else [("content-length", length)]
+            return chunks, () if length is None else (("content-length", length),)
         limit = self._services.settings.max_body_bytes
         body = await join_chunks(chunks, limit, reservation)
         plain = await decode_body(body, encoding, limit, reservation) if body else None
         await offload.run_for(len(plain or b""), _reject_local_model, plain)
-        return body, [("content-length", str(len(body)))]
+        return body, (("content-length", str(len(body))),)
 
     async def _forward_compaction(
         self,
         exchange: Exchange,
         context: RequestContext,
         url: str,
-        upstream_headers: list[tuple[str, str]],
+        upstream_headers: tuple[tuple[str, str], ...],
         body: bytes,
     ) -> None:
         """Forward a request for a compaction of a conversation, and read its usage: the provider bills it."""
@@ -150,7 +151,7 @@ class PassthroughEndpoint:
         self,
         exchange: Exchange,
         context: RequestContext,
-        request: tuple[str, str, list[tuple[str, str]], bytes | AsyncIterator[bytes] | None],
+        request: tuple[str, str, tuple[tuple[str, str], ...], Body],
         stored_reply: "StoredReply",
     ) -> None:
         """Return a response that the upstream stored as the client knows it: without the proxy's hidden tool calls."""

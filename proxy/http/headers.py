@@ -1,6 +1,7 @@
 """Headers and URL of the next hop: request headers for the upstream, response headers for the client."""
 
 import re
+from collections.abc import Sequence
 
 from ..protocols.api_errors import ApiError
 from .exchange import RawHeaders, Scope, decode_header
@@ -13,6 +14,7 @@ HOP_BY_HOP = frozenset(
     | {b"trailer", b"transfer-encoding", b"upgrade"}
 )
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+_NO_NAMES = frozenset[bytes]()
 _DROPPED_PREFIXES = (_CORS_PREFIX, _OPTION_PREFIX)
 BODY_HEADERS = frozenset({b"content-length", b"content-encoding"})  # invalid for a rewritten body
 CREDENTIALS = frozenset({b"authorization", b"api-key", b"x-api-key"})
@@ -21,8 +23,12 @@ _DOT_SEGMENT = re.compile(r"(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|$)", 
 
 
 def filter_request_headers(
-    raw_headers: RawHeaders, *, key: str | None, as_bearer: bool = True, excluded: frozenset[bytes] = frozenset()
-) -> list[tuple[str, str]]:
+    raw_headers: Sequence[tuple[bytes, bytes]],
+    *,
+    key: str | None,
+    as_bearer: bool = True,
+    excluded: frozenset[bytes] = frozenset(),
+) -> tuple[tuple[str, str], ...]:
     """Return the request headers for the upstream, without hop-by-hop headers and `x-clara-*`.
 
     A `key` replaces the client's own credentials.
@@ -30,14 +36,16 @@ def filter_request_headers(
     dropped = (
         _NOT_FORWARDED | excluded | _list_connection_headers(raw_headers) | (CREDENTIALS if key else frozenset[bytes]())
     )
-    headers = [
-        (name.decode("latin-1"), decode_header(value))
-        for name, value in raw_headers
-        if name not in dropped and not name.startswith(_OPTION_PREFIX)
-    ]
+    headers = tuple(
+        [
+            (name.decode("latin-1"), decode_header(value))
+            for name, value in raw_headers
+            if name not in dropped and not name.startswith(_OPTION_PREFIX)
+        ]
+    )
     if not key:
         return headers
-    return [*headers, ("authorization", f"Bearer {key}") if as_bearer else ("x-api-key", key)]
+    return (*headers, ("authorization", f"Bearer {key}") if as_bearer else ("x-api-key", key))
 
 
 def filter_response_headers(raw_headers: RawHeaders, *, excluded: frozenset[bytes] = frozenset()) -> RawHeaders:
@@ -51,15 +59,12 @@ def filter_response_headers(raw_headers: RawHeaders, *, excluded: frozenset[byte
     return [(name, value) for name, value in lowered if name not in dropped and not name.startswith(_DROPPED_PREFIXES)]
 
 
-def _list_connection_headers(raw_headers: RawHeaders) -> frozenset[bytes]:
+def _list_connection_headers(raw_headers: Sequence[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """Return the names in the `connection` header, which are hop-by-hop headers, too."""
-    return frozenset(
-        part.strip().lower()
-        for name, value in raw_headers
-        if name == b"connection"
-        for part in value.split(b",")
-        if part
-    )
+    values = [value for name, value in raw_headers if name == b"connection"]
+    if not values:
+        return _NO_NAMES
+    return frozenset([part.strip().lower() for value in values for part in value.split(b",") if part])
 
 
 def build_upstream_url(base_url: str, scope: Scope) -> str:

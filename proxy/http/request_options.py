@@ -12,8 +12,10 @@ from ...config.setting_types import Mode, RetrieveMode, Role
 from ...config.settings import Settings
 from ...config.settings_errors import suggest_name
 from ..protocols.api_errors import ApiError
+from .request_headers import RequestHeaders
 
 HEADER_PREFIX = "x-clara-"
+_PREFIX = HEADER_PREFIX.encode()
 MAX_TAGS, MAX_TAG_CHARACTERS = 16, 64  # of one request; of a tag's name and of its value
 MODES: tuple[str, ...] = get_args(Mode)
 RETRIEVE_MODES: tuple[str, ...] = get_args(RetrieveMode)
@@ -76,6 +78,11 @@ def build_default_options(settings: Settings) -> RequestOptions:
         user=settings.user,
         project=settings.project,
     )
+
+
+def has_options(headers: RequestHeaders) -> bool:
+    """Return True if a request has `x-clara-*` headers."""
+    return any(name.startswith(_PREFIX) for name in headers.by_name)
 
 
 def parse_headers(headers: Mapping[str, str], default_options: RequestOptions) -> RequestOptions:

@@ -57,6 +57,10 @@ class RequestMemory:
     def __init__(self, memory: Memory | None, originals: Originals) -> None:
         self._memory, self._originals = memory, originals
 
+    def may_change(self, options: RequestOptions) -> bool:
+        """Return False if `prepare` would return the request as it is: memory is off, and no header needs it."""
+        return self._memory is not None or bool(options.store or options.remember)
+
     async def prepare(
         self, context: RequestContext, adapter: ProtocolAdapter, text: bytes, body: Json, owner: str
     ) -> PreparedRequest:

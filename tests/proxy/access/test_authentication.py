@@ -12,6 +12,7 @@ from clara_proxy.proxy.access import authentication
 from clara_proxy.proxy.access.authentication import Caller, PresentedKey
 from clara_proxy.proxy.http import request_options
 from clara_proxy.proxy.http.exchange import Exchange, Message, Scope
+from clara_proxy.proxy.http.request_headers import RequestHeaders
 from clara_proxy.proxy.protocols.api_errors import ApiError
 from clara_proxy.proxy.stores.api_keys import KEY_PREFIX, ApiKey, create_key
 
@@ -20,7 +21,7 @@ CLIENT_KEY = b"Bearer sk-client-1"
 
 
 def extract(raw: list[tuple[bytes, bytes]]) -> PresentedKey | None:
-    return authentication.extract_key(raw, dict(raw))
+    return authentication.extract_key(RequestHeaders(tuple(raw)))
 
 
 def basic(pair: str) -> bytes:
@@ -177,14 +178,14 @@ def exchange(request_scope: Scope) -> Exchange:
 def test_a_missing_upstream_key_is_an_error_with_a_remedy(tmp_path: Path, anthropic: bool) -> None:
     keyless = Settings(data_dir=tmp_path)
     request_scope = scope((b"accept", b"*/*"))
-    assert authentication.build_upstream_headers(exchange(request_scope), keyless, is_anthropic=anthropic) == [
-        ("accept", "*/*")
-    ]
+    assert authentication.build_upstream_headers(exchange(request_scope), keyless, is_anthropic=anthropic) == (
+        ("accept", "*/*"),
+    )
     authenticate(request_scope, create_key("alice", created=1.0)[1])
     with pytest.raises(ApiError, match=f"CLARA_{'ANTHROPIC' if anthropic else 'UPSTREAM'}_API_KEY") as error:
         authentication.build_upstream_headers(exchange(request_scope), keyless, is_anthropic=anthropic)
     assert (error.value.status, error.value.code) == (401, "no_upstream_key")
-    request_scope["headers"].append((b"x-api-key", b"k1"))
+    request_scope["headers"] = [*request_scope["headers"], (b"x-api-key", b"k1")]
     assert ("x-api-key", "k1") in authentication.build_upstream_headers(
         exchange(request_scope), keyless, is_anthropic=anthropic
     )
@@ -198,14 +199,14 @@ def test_each_upstream_gets_its_key_in_the_clients_header(tmp_path: Path) -> Non
         [(b"authorization", CLIENT_KEY), (b"api-key", b"k")],
     ):
         request_scope = exchange(scope(*headers))
-        assert authentication.build_upstream_headers(request_scope, both, is_anthropic=False) == [
-            ("authorization", "Bearer for-openai")
-        ]
+        assert authentication.build_upstream_headers(request_scope, both, is_anthropic=False) == (
+            ("authorization", "Bearer for-openai"),
+        )
         bearer = headers[0][0] == b"authorization"
         expected = ("authorization", "Bearer for-anthropic") if bearer else ("x-api-key", "for-anthropic")
-        assert authentication.build_upstream_headers(request_scope, both, is_anthropic=True) == [expected]
+        assert authentication.build_upstream_headers(request_scope, both, is_anthropic=True) == (expected,)
     for header, bearer in ((b"authorization", True), (b"x-api-key", False), (b"x-clara-key", False)):
         keyed = scope()
         authenticate(keyed, create_key("alice", created=1.0)[1], header)
         expected = ("authorization", "Bearer for-anthropic") if bearer else ("x-api-key", "for-anthropic")
-        assert authentication.build_upstream_headers(exchange(keyed), both, is_anthropic=True) == [expected]
+        assert authentication.build_upstream_headers(exchange(keyed), both, is_anthropic=True) == (expected,)
