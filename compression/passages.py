@@ -153,8 +153,11 @@ def find_turn_outputs(turn: Turn, *, has_replied: bool) -> list[tuple[TextSlot, 
 
     Such a turn follows a reply of the model, or shows a command that the user ran.
     """
-    if turn.role not in ("user", "system") or any("<clara:" in slot.text for slot in turn.slots):
+    if turn.role not in ("user", "system"):
         return []
+    for slot in turn.slots:
+        if "<clara:" in slot.text:
+            return []
     outputs: list[tuple[TextSlot, Output]] = []
     pending: Output | None = None
     for slot in turn.slots:
@@ -164,7 +167,8 @@ def find_turn_outputs(turn: Turn, *, has_replied: bool) -> list[tuple[TextSlot, 
         if not matches and pending is not None:  # the mark is a part of its own
             matches = (Output(0, len(slot.text), pending.call),)
         pending = matches[-1] if matches and matches[-1].start == matches[-1].end else None
-        outputs += [(slot, output) for output in matches if output.start < output.end]
+        if matches:
+            outputs += [(slot, output) for output in matches if output.start < output.end]
     return outputs
 
 
@@ -257,6 +261,8 @@ def _extract_instruction(
     text: str, material: Sequence[documents.Material], tagged_spans: Sequence[tags.TaggedSpan]
 ) -> str:
     """Return the user's text without material and tagged spans: the instruction."""
+    if not material and not tagged_spans:
+        return text.strip()[:MAX_QUESTION_CHARACTERS]
     pieces: list[str] = []
     position = 0
     for start, end in sorted([*((span.start, span.end) for span in material), *(tag.outer for tag in tagged_spans)]):

@@ -91,7 +91,7 @@ def plan_compression(
         new = list(policy.apply_budget(rules.budget, counts, new))
     fresh = _extend(known.fresh, turns, new, rules)
     ended_before, ended = (
-        staleness.window_limit(counts[:end], rules.epoch_tokens) for end in _find_last_reply_ends(turns)
+        staleness.window_limit(counts[:end], rules.epoch_tokens) if end else 0 for end in _find_last_reply_ends(turns)
     )
     pruned, messages, fading = 0, known.messages, known.fading
     if rules.epoch_price and (messages or any(_is_prunable(decision, rules) for decision in new)):

@@ -3,7 +3,7 @@
 No text is counted twice: counts are remembered by the text's hash. Nothing is downloaded.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -20,21 +20,21 @@ MAX_ENCODE_CHARACTERS = 100_000  # characters per call of tiktoken: its memory g
 
 
 class TokenCounter:
-    """Counts the tokens of texts in one vocabulary; `is_exact` is True if it is the model's own."""
+    """Counts the tokens of texts in one vocabulary; `is_exact` is True if it is the model's own.
+
+    `count` returns the number of tokens of a text; special tokens spelt in it count as plain text.
+    """
 
     def __init__(self, name: str, *, is_exact: bool) -> None:
         self.name = name
         self.is_exact = is_exact
         self._counts = Memo(self._count_uncached, MEMO_SIZE)
+        self.count: Callable[[str], int] = self._counts
 
     @property
     def is_loaded(self) -> bool:
         """Return True after the first count, which reads the vocabulary and takes half a second."""
         return len(self._counts) > 0
-
-    def count(self, text: str) -> int:
-        """Return the number of tokens; special tokens spelt in the text count as plain text."""
-        return self._counts(text)
 
     def split_known(self, texts: Iterable[str]) -> tuple[list[int], list[str]]:
         """Return the remembered counts, and the texts that still have to be counted, which takes time."""

@@ -80,16 +80,24 @@ class CompletionEndpoint:
             region="" if self._adapter.is_anthropic else self._region,
             cache_misses=self._cache_misses,
         )
-        with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
-            async with relay.AnswerErrors(exchange, context, self._adapter):
-                if find_headers(scope).derive(request_options.has_options):
-                    context.options = request_options.parse_headers(exchange.headers, context.options)
-                with self._services.bodies.reserve() as reservation:
-                    raw = await exchange.read_body(self._max_body_bytes, reservation)
-                    with CancelOnDisconnect(exchange):
-                        build_original_body = await self._answer_request(exchange, context, raw, reservation)
-                if recorder is not None and build_original_body is not None:
-                    self._start_shadow_check(exchange, context, build_original_body(), recorder)
+        try:
+            with context.record_in_ledger(self._services.ledger):
+                async with relay.AnswerErrors(exchange, context, self._adapter):
+                    await self._read_and_answer(exchange, context, recorder)
+        except ClientDisconnected:
+            return
+
+    async def _read_and_answer(
+        self, exchange: Exchange, context: RequestContext, recorder: BodyRecorder | None
+    ) -> None:
+        if find_headers(exchange.scope).derive(request_options.has_options):
+            context.options = request_options.parse_headers(exchange.headers, context.options)
+        with self._services.bodies.reserve() as reservation:
+            raw = await exchange.read_body(self._max_body_bytes, reservation)
+            with CancelOnDisconnect(exchange):
+                build_original_body = await self._answer_request(exchange, context, raw, reservation)
+        if recorder is not None and build_original_body is not None:
+            self._start_shadow_check(exchange, context, build_original_body(), recorder)
 
     async def _answer_request(
         self, exchange: Exchange, context: RequestContext, raw: bytes, reservation: BodyReservation

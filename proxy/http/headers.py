@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ..protocols.api_errors import ApiError
 from .exchange import RawHeaders, Scope, decode_header
@@ -75,10 +76,15 @@ def build_upstream_url(base_url: str, scope: Scope) -> str:
     Raises:
         ApiError: 400 for a path that could leave the base URL's path or host.
     """
-    path = bytes(scope.get("raw_path") or str(scope["path"]).encode()).split(b"?")[0].decode("latin-1")
+    path = bytes(scope.get("raw_path") or str(scope["path"]).encode())
+    return _join_url(base_url, path, bytes(scope.get("query_string", b"")))
+
+
+@lru_cache(256)
+def _join_url(base_url: str, raw_path: bytes, raw_query: bytes) -> str:
+    path, query = raw_path.split(b"?")[0].decode("latin-1"), raw_query.decode("latin-1")
     if not path.startswith("/v1/") or _DOT_SEGMENT.search(path):
         raise ApiError(400, "the path must begin with /v1/ and must not contain . or .. segments", code="invalid_path")
-    query = bytes(scope.get("query_string", b"")).decode("latin-1")
     base_url, _, base_query = base_url.partition("?")
     if base_query:
         query = _merge_queries(base_query, query)

@@ -121,8 +121,8 @@ class CompressionResult(NamedTuple):
 class ConversationCompressor:
     """Compresses conversations with one engine per mode, `extract` among them, and one store of originals.
 
-    With `contents` the texts of the passages are kept for the dashboard. `memory` holds results of
-    earlier requests. `pruned_kinds` are as in `Rules`, for the mode `prune`.
+    `available_modes` are those with an engine. With `contents` the texts of the passages are kept for the dashboard.
+    `memory` holds results of earlier requests. `pruned_kinds` are as in `Rules`, for the mode `prune`.
     """
 
     def __init__(
@@ -133,16 +133,12 @@ class ConversationCompressor:
         pruned_kinds: frozenset[str] = frozenset(),
     ) -> None:
         self._engines = engines
+        self.available_modes = frozenset(engines)
         self.pruned_kinds = pruned_kinds
         self._originals = originals
         self._contents = contents
         self.memory = ConversationMemory()
         self._late_counts: set[asyncio.Future[list[int]]] = set()
-
-    @property
-    def available_modes(self) -> frozenset[str]:
-        """Return the modes that have an engine."""
-        return frozenset(self._engines)
 
     async def count_texts(self, vocabulary: TokenCounter, texts: Sequence[str], deadline: float) -> TokenCounts:
         """Count the tokens of texts within `deadline` seconds, and estimate those that take longer.

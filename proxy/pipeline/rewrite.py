@@ -324,7 +324,7 @@ class BodyRewriter:
         if options.bypass:
             return "off"
         mode = self._auto_mode if options.mode == "auto" else options.mode
-        if mode not in PASSIVE_MODES | self._conversation_compressor.available_modes:
+        if mode not in PASSIVE_MODES and mode not in self._conversation_compressor.available_modes:
             model, setting = ("pruner", "CLARA_PRUNER") if mode == "prune" else ("local CLaRa model", "CLARA_MODEL")
             message = f"mode {mode} needs a {model}, and {setting} is not set; set it, or use mode auto"
             raise ApiError(400, message, param=HEADER_PREFIX + "mode", code="mode_unavailable")

@@ -143,13 +143,19 @@ def _list_message_texts(messages: Sequence[Json], first: int) -> list[str]:
     texts: list[str] = []
     for index in range(first, len(messages)):
         message = messages[index]
-        texts += iter_content_texts(message)
+        content = message.get("content")
+        if content.__class__ is str:
+            texts.append(content)
+        else:
+            texts += iter_content_texts(message)
         if "tool_calls" in message or "function_call" in message:
             texts += [text for _, call in _iter_calls(message) for text in call]
     return texts
 
 
 def _list_tool_texts(body: Json) -> list[str]:
+    if "tools" not in body and "functions" not in body:
+        return []
     tool_lists = filter(is_array, (body.get("tools"), body.get("functions")))
     return [json_codec.dumps(tool).decode() for tools in tool_lists for tool in tools]
 

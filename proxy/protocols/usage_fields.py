@@ -10,6 +10,8 @@ from ..stores.reply_bill import ReplyFacts
 from ..stores.usage import parse_count
 from .json_types import Json, is_array, is_object, parse_object
 
+_FACT_FIELDS = frozenset({"context_management", "diagnostics", "prompt_cache_diagnostics", "service_tier", "output"})
+
 
 def sum_usages(usages: Sequence[Json]) -> Json | None:
     """Return the sum of usages, field by field. Lists are joined; for a field without numbers the last value counts."""
@@ -42,7 +44,7 @@ def merge_usages(first: Json, second: Json) -> Json:
 def read_facts(event: Json, facts: ReplyFacts) -> ReplyFacts:
     """Return the facts of a reply after one more event of a stream, or of a whole reply."""
     for holder in (event.get("message"), event.get("response"), event):
-        if not is_object(holder):
+        if not is_object(holder) or _FACT_FIELDS.isdisjoint(holder):
             continue
         cleared, uses = _read_cleared(holder.get("context_management"))
         reason = _read_miss_reason(holder)
