@@ -152,16 +152,17 @@ async def replay_run(
         stores_originals=False,
         fail_closed=False,
         timeout=600,
+        start_time=perf_counter(),
     )
     turns = chat.build_turns(list(run.messages))
     stages: list[EpochStage] = []
     for requests in _split_stages(run, turns, rules):
         epoch_turns = turns[: requests[-1]]
         result = await compressor.compress(epoch_turns, options)
-        texts = ["\n".join(result.edits.get(slot, slot.text) for slot in turn.slots) for turn in epoch_turns]
+        texts = ["\n".join(result.compressed.edits.get(slot, slot.text) for slot in turn.slots) for turn in epoch_turns]
         stages.append(EpochStage(requests, texts))
     last = await compressor.compress(turns, options)
-    return stages, _sum_reasons(last.passages)
+    return stages, _sum_reasons(last.compressed.passages)
 
 
 def _split_stages(run: RecordedRun, turns: Sequence[Turn], rules: Rules) -> list[list[int]]:

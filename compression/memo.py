@@ -46,7 +46,9 @@ class Memo(Generic[Text, Value]):
 
     def split_known(self, texts: Iterable[Text]) -> tuple[list[Value], list[Text]]:
         """Return the results of remembered texts, and the texts that would have to be computed."""
-        cached, values, unknown, name = self._values, list[Value](), list[Text](), owner.get()
+        values: list[Value] = []
+        unknown: list[Text] = []
+        cached, name = self._values, owner.get()
         for text in texts:
             key = (name, hash(text), len(text))
             if key in cached:

@@ -77,7 +77,8 @@ class Exchange:
             ApiError: 413 for a larger body, 503 if other bodies take the memory.
             ClientDisconnected: the client disconnected before the body was complete.
         """
-        parts, size = list[bytes](), 0
+        parts: list[bytes] = []
+        size = 0
         while not self._is_body_complete:
             parts.append(await self._receive_chunk())
             size += len(parts[-1])

@@ -56,8 +56,13 @@ def filter_response_headers(raw_headers: RawHeaders, *, excluded: frozenset[byte
     are `x-clara-*` headers: only the proxy itself may write them.
     """
     lowered = [(name.lower(), value) for name, value in raw_headers]
-    dropped = HOP_BY_HOP | excluded | _list_connection_headers(lowered)
+    dropped = _join_names(excluded, _list_connection_headers(lowered))
     return [(name, value) for name, value in lowered if name not in dropped and not name.startswith(_DROPPED_PREFIXES)]
+
+
+@lru_cache(256)
+def _join_names(excluded: frozenset[bytes], listed: frozenset[bytes]) -> frozenset[bytes]:
+    return HOP_BY_HOP | excluded | listed
 
 
 def _list_connection_headers(raw_headers: Sequence[tuple[bytes, bytes]]) -> frozenset[bytes]:

@@ -149,7 +149,7 @@ async def _relay_large_body(
 
 def mark_unbuffered(response_headers: RawHeaders) -> RawHeaders:
     """Return the headers of a stream with one that tells nginx, if it stands before the proxy, not to hold it back."""
-    if any(name == _BUFFERING_HEADER for name, _ in response_headers):
+    if _BUFFERING_HEADER in [name for name, _ in response_headers]:
         return response_headers
     return [*response_headers, (_BUFFERING_HEADER, b"no")]
 
@@ -178,16 +178,15 @@ async def _relay_stream(
 ) -> None:
     tap, received_text = sse.UsageTap(strip=strip_usage), context.count_received_text()
     try:
-        if received_text is not None:
-            received_text.feed(body.start)
-        await _relay_long_chunk(exchange, tap, body.start)
-        async for chunk in body.chunks:
+        chunk = body.start
+        while chunk:
             if received_text is not None:
                 received_text.feed(chunk)
             if len(chunk) > sse.PIECE_BYTES or tap.pending_bytes > offload.INLINE_BYTES:
                 await _relay_long_chunk(exchange, tap, chunk)
             elif visible := tap.feed(chunk):  # nearly all of them
                 await exchange.write_chunk(visible)
+            chunk = await anext(body.chunks, b"")
         rest = tap.flush()
         context.outcome = "upstream_error" if tap.has_failed else context.outcome
     except ApiError as error:

@@ -58,10 +58,10 @@ class TokenCounts(NamedTuple):
 class CompressionOptions(NamedTuple):
     """How one request has its conversation compressed.
 
-    `mode` is one of the compressor's modes; `timeout` is in seconds. `reference_format` is the text by which a marker
-    refers to the original, with `{}` for the original's name; None if originals cannot be fetched back.
-    `stores_originals` is False if no replacement will be sent, `fail_closed` True if nothing is sent after a failure.
-    `request_id` names the ledger row.
+    `mode` is one of the compressor's modes. `timeout` is in seconds from `start_time` on, which `perf_counter` gives.
+    `reference_format` is the text by which a marker refers to the original, with `{}` for the original's name; None if
+    originals cannot be fetched back. `stores_originals` is False if no replacement will be sent, `fail_closed` True if
+    nothing is sent after a failure. `request_id` names the ledger row.
     """
 
     mode: str
@@ -73,6 +73,7 @@ class CompressionOptions(NamedTuple):
     stores_originals: bool
     fail_closed: bool
     timeout: float
+    start_time: float
     request_id: str = ""
 
     @property
@@ -180,7 +181,6 @@ class ConversationCompressor:
 
         The result holds those of the first `checkpoint` turns, too.
         """
-        start_time = perf_counter()
         work = _measure_work(turns[len(known.plan.turns) :])
         plan, head = await offload.run_for(work, _plan_turns, turns, options, known.plan, checkpoint)
         if not plan.known_count:
@@ -188,16 +188,17 @@ class ConversationCompressor:
         decisions = plan.decisions[plan.known_count :]
         jobs = _build_jobs(decisions, turns, options)
         outcomes: Sequence[Outcome] = ()
-        is_late, fallback_counts = False, dict[str, int]()
+        is_late = False
+        fallback_counts: Mapping[str, int] = {}
         if jobs:
-            timeout = max(0.0, options.timeout - (perf_counter() - start_time))
+            timeout = max(0.0, options.timeout - (perf_counter() - options.start_time))
             outcomes, fallback_counts, is_late = await self._run_compressors(jobs, options, timeout)
         remaining = iter(outcomes)
         results = [
             (decision, _render_replacement(decision, options) if decision.reason else next(remaining))
             for decision in decisions
         ]
-        if refusal := await self._store_originals(known, results, options, start_time):
+        if refusal := await self._store_originals(known, results, options):
             pairs = (*known.results, *results)
             known, head = EMPTY_COMPRESSED, None
             results = [(decision, _undo_unstored(decision, outcome, options, refusal)) for decision, outcome in pairs]
@@ -250,7 +251,6 @@ class ConversationCompressor:
         known: CompressedPrefix,
         results: Sequence[DecisionOutcome],
         options: CompressionOptions,
-        start_time: float,
     ) -> StoreFullError | StoreLateError | None:
         """Store the originals of replaced passages, or extend their expiry.
 
@@ -258,7 +258,7 @@ class ConversationCompressor:
         """
         originals = {**known.originals, **list_originals(results, options.owner_id)}
         if originals and options.stores_originals:
-            seconds = max(MIN_STORE_SECONDS, options.timeout - (perf_counter() - start_time))
+            seconds = max(MIN_STORE_SECONDS, options.timeout - (perf_counter() - options.start_time))
             try:
                 await self._originals.put(options.owner_id, list(originals.values()), seconds, list(originals))
             except (StoreFullError, StoreLateError) as error:

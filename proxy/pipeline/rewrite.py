@@ -132,13 +132,13 @@ class BodyRewriter:
 
     async def _compress_conversation(self, request: _Request, conversation: Conversation) -> bytes:
         context = request.context
-        start_time, deadline = perf_counter(), context.options.deadline
+        start_time = perf_counter()
         vocabulary = get_token_counter(context.pricing_model)
         options, elements, known, texts = await offload.run_for(
-            request.work, self._read_new_texts, request, conversation, vocabulary
+            request.work, self._read_new_texts, request, conversation, vocabulary, start_time
         )
         counts = await self._conversation_compressor.count_texts(
-            vocabulary, texts, 0.0 if context.mode == "off" else deadline
+            vocabulary, texts, 0.0 if context.mode == "off" else context.options.deadline
         )
         if context.prompt_diff is not None:
             context.prompt_diff.element_texts = elements.texts
@@ -161,8 +161,7 @@ class BodyRewriter:
             additions = await request.build_additions(vocabulary, reinsert=False)
             return await self._write_changes(request, {}, additions, elements)
         if context.mode in MODEL_ENGINES:
-            deadline = context.options.model_deadline
-        options = options._replace(timeout=max(0.0, deadline - (perf_counter() - start_time)))
+            options = options._replace(timeout=context.options.model_deadline)
         turns = [*known.compressed.plan.turns, *new_turns]
         result = await self._conversation_compressor.compress(
             turns,
@@ -199,14 +198,14 @@ class BodyRewriter:
         self._memory.remember(elements, known.extend(elements, tokens, calls, result.compressed, prefix_hash), known)
 
     def _read_new_texts(
-        self, request: _Request, conversation: Conversation, vocabulary: TokenCounter
+        self, request: _Request, conversation: Conversation, vocabulary: TokenCounter, start_time: float
     ) -> tuple[CompressionOptions, Elements, KnownConversation, list[str]]:
         """Return the options, the elements with these in their keys, what is known of them, and the other texts.
 
         Each text remembers its hash, which takes long for a long text.
         """
         context, elements, known = request.context, NO_ELEMENTS, UNKNOWN
-        options = self._build_options(request, conversation, vocabulary)
+        options = self._build_options(request, conversation, vocabulary, start_time)
         if context.mode != "off" and _may_be_remembered(request, conversation):
             scope = (self._adapter.name, context.mode, *options.scope)
             value = request.body.get(self._adapter.elements_key)
@@ -242,7 +241,7 @@ class BodyRewriter:
         return max_tokens >= rules.min_dedup_tokens and _has_tool_outputs(request.body[self._adapter.elements_key])
 
     def _build_options(
-        self, request: _Request, conversation: Conversation, vocabulary: TokenCounter
+        self, request: _Request, conversation: Conversation, vocabulary: TokenCounter, start_time: float
     ) -> CompressionOptions:
         context = request.context
         reference_format = None
@@ -262,6 +261,7 @@ class BodyRewriter:
             stores_originals=context.mode != "observe",
             fail_closed=context.options.fail_closed,
             timeout=context.options.deadline,
+            start_time=start_time,
             request_id=context.id,
         )
 
