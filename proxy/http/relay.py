@@ -12,12 +12,14 @@ from ..protocols import api_errors, json_types, offload, sse
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json
 from ..protocols.protocol import ProtocolAdapter
+from ..stores.errors import ThrottledLogger
 from . import headers
 from .exchange import JSON_HEADERS, ClientDisconnected, Exchange, RawHeaders
 from .request_context import RequestContext
 from .upstream import MAX_BUFFERED_BYTES, too_large_error
 
 log = logging.getLogger(__name__)
+_invalid_reply_log = ThrottledLogger(log, interval=3600.0)
 EVENT_STREAM = "text/event-stream"
 _CANCELLATION_SECONDS = 0.5  # for telling a client that the proxy stops
 _BUFFERING_HEADER = b"x-accel-buffering"
@@ -166,6 +168,10 @@ def record_reply_error(context: RequestContext, message: Json | None) -> None:
     """Record an upstream error if a reply reports one, whatever its status, or is not a JSON object."""
     if message is None or api_errors.has_error(message):
         context.outcome = "upstream_error"
+    if message is None and context.status < 400:
+        _invalid_reply_log.warn(
+            "an upstream answers requests for completions with something that is not JSON, such as a web page"
+        )
 
 
 async def _relay_stream(

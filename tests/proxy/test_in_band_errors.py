@@ -6,8 +6,10 @@ from typing import Any
 import orjson
 import pytest
 
+from clara_proxy.proxy.http import relay
 from clara_proxy.proxy.protocols.api_errors import has_error
 from clara_proxy.proxy.protocols.sse import MAX_EVENT_BYTES, UsageTap
+from clara_proxy.proxy.stores.errors import ThrottledLogger
 from clara_proxy.tests import protocol_bodies
 from clara_proxy.tests.faulty import (
     DONE_EVENT,
@@ -155,6 +157,20 @@ def test_response_that_is_not_a_reply_is_recorded_as_an_upstream_error(
     assert response.headers["content-type"] == content_type
     row = proxy.wait_for_row(response)
     assert (row.outcome, row.status, row.saved_cost) == ("upstream_error", 200, None)
+
+
+def test_a_web_page_instead_of_replies_is_logged_once(
+    proxy: Proxy, upstream: FaultyUpstream, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "_invalid_reply_log", ThrottledLogger(relay.log, interval=3600.0))
+    upstream.respond_with(http_response(LOGIN_PAGE, content_type="text/html"))
+    for path in (CHAT, MESSAGES):
+        assert proxy.wait_for_row(proxy.post(build_request(path, [], stream=False), path)).outcome == "upstream_error"
+    upstream.respond_with(http_response(LOGIN_PAGE, status="502 Bad Gateway", content_type="text/html"))
+    assert proxy.post(build_request(CHAT, [], stream=False)).status_code == 502
+    lines = [line for line in caplog.messages if "not JSON" in line]
+    assert len(lines) == 1
+    assert "Sign in" not in lines[0]
 
 
 @pytest.mark.parametrize(
