@@ -5,6 +5,7 @@ Connections, TLS, proxies, timeouts and the parser of responses are aiohttp's.
 """
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache
 from time import monotonic
@@ -162,7 +163,8 @@ class RequestSender:
         start = f"{method} {path} HTTP/1.1\r\nHost: {target.host_port_subcomponent}\r\n"
         authorization = ""
         if target.user is not None:
-            authorization = aiohttp.BasicAuth(target.user, target.password or "").encode()
+            pair = f"{target.user}:{target.password or ''}"
+            authorization = f"Basic {b64encode(pair.encode()).decode()}"
         return _Route(carrier, method, _encode_lines(start, 2), is_forwarded, authorization)
 
     def _build_head(self, route: _Route, headers: tuple[tuple[str, str], ...], body: Body) -> bytes:
