@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import getrandbits
 from time import perf_counter, time, time_ns
@@ -53,8 +53,12 @@ class _Estimates(NamedTuple):
 NO_ESTIMATES = _Estimates(PricedBill(Usage(), prices.NO_PRICE))
 
 
-_create_counts: Callable[[], dict[str, int]] = dict  # `dict[str, int]` takes ten times as long
-_create_list: Callable[[], list[object]] = list
+def _create_counts() -> dict[str, int]:
+    return {}  # `dict[str, int]()` takes twice as long
+
+
+def _create_list() -> list[object]:
+    return []
 
 
 def _create_id() -> str:

@@ -144,7 +144,7 @@ def _list_message_texts(messages: Sequence[Json], first: int) -> list[str]:
     for index in range(first, len(messages)):
         message = messages[index]
         content = message.get("content")
-        if content.__class__ is str:
+        if isinstance(content, str):
             texts.append(content)
         else:
             texts += iter_content_texts(message)

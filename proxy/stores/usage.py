@@ -146,9 +146,9 @@ def estimate_12h_writes(usage: Usage, write: int) -> int | None:
 
 def parse_count(value: object) -> int | None:
     """Return a valid count of tokens, or None."""
-    if value.__class__ is int:  # nearly all of them
-        return value if 0 <= value < 2**53 else None
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, int):  # nearly all of them
+        return value if 0 <= value < 2**53 and value.__class__ is not bool else None
+    if not isinstance(value, float):
         return None
     return int(value) if 0 <= value < 2**53 and value == int(value) else None
 
