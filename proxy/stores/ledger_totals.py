@@ -169,12 +169,13 @@ def get_new_row_statements(dialect: Dialect) -> NewRowStatements:
 
 
 async def merge_row_passages(rows: Sequence[Row]) -> dict[str, str]:
-    """Return the merged passages of the rows that have any, by id. Other tasks have their turn between the rows."""
+    """Return the merged passages of the rows that have any, by id. Other tasks have their turn between long ones."""
     merged: dict[str, str] = {}
     for row in rows:
         if row.passages != "[]":
-            merged[row.id] = merge_passages(row.passages)
-            await asyncio.sleep(0)
+            merged[row.id] = merged_passages = merge_passages(row.passages)
+            if merged_passages is not row.passages:
+                await asyncio.sleep(0)
     return merged
 
 

@@ -150,7 +150,7 @@ def parse_count(value: object) -> int | None:
         return value if 0 <= value < 2**53 and value.__class__ is not bool else None
     if not isinstance(value, float):
         return None
-    return int(value) if 0 <= value < 2**53 and value == int(value) else None
+    return int(value) if 0 <= value < 2**53 and value.is_integer() else None
 
 
 def as_mapping(value: object) -> Mapping[str, object]:
