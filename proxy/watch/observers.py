@@ -1,7 +1,7 @@
 """Attaches the observers of ledger rows: metrics always, the request log and OpenTelemetry if they are enabled.
 
-The ledger calls each observer on the event loop, within the request, so an observer takes microseconds and never
-raises; `benchmarks/README.md` has the measured costs. Rows hold no content, so observers export none.
+The ledger calls each observer on the event loop as it builds a row, so an observer takes microseconds and never raises;
+`benchmarks/README.md` has the measured costs. Rows hold no content, so observers export none.
 """
 
 import asyncio
