@@ -7,7 +7,6 @@ message. Policy decides which passages are compressed.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
 from . import documents, shown_files, tags, text_protocols
@@ -47,8 +46,7 @@ class _Segment(NamedTuple):
     tag_action: tags.TagAction | None
 
 
-@dataclass(frozen=True, slots=True)
-class PassageOptions:
+class PassageOptions(NamedTuple):
     """Options of the search for passages.
 
     With `has_tools`, a user's long prose is a task rather than material. `query` replaces the question of every

@@ -5,7 +5,6 @@ message is read by the adapter of its own protocol.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from ...compression.transcript import Turn
@@ -33,7 +32,7 @@ class FrozenMessages(chat.ChatAdapter):
         # A gateway does not name the tools on offer. Guessing them from the calls so far would change the beginning of
         # a conversation when it grows, so long prose counts as a task.
         read_turns = partial(_freeze_turns, conversation, free)
-        return replace(conversation, agentic=True, read_turns=read_turns, is_growing=False)
+        return conversation._replace(agentic=True, read_turns=read_turns, is_growing=False)
 
 
 def _freeze_turns(conversation: Conversation, free: Sequence[int], first: int, calls: Calls) -> list[Turn]:

@@ -4,8 +4,7 @@ Each protocol has a module with one adapter: `chat`, `responses`, `messages`. Th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ...compression.transcript import ToolCall, Turn
 from .api_errors import ApiError
@@ -17,8 +16,7 @@ Calls = dict[str, ToolCall]  # by the id that a call and its output share
 BodyEdits = tuple[dict[Path, StringEdit], dict[Path, ArrayEdit]]
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(NamedTuple):
     """A parsed request body: `element_count` messages or items that cost `overhead_tokens` beyond their texts.
 
     `read_texts` lists the texts that count as tokens in the elements from an index on; `read_turns` lists the turns
