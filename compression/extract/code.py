@@ -142,7 +142,7 @@ class CodeCompressor:
         self, text: str, spans: Sequence[Span], scores: list[float], counts: TermCounts, query: Query
     ) -> None:
         """Add to each line, in place, a part of its paragraph's score."""
-        paragraphs = _group_paragraphs(text, spans)
+        paragraphs = [range(*bounds) for bounds in pairwise([*lines.find_block_starts(text, spans), len(spans)])]
         owners = [owner for owner, paragraph in enumerate(paragraphs) for _ in paragraph]
         bounds = [(spans[paragraph[0]][0], spans[paragraph[-1]][1]) for paragraph in paragraphs]
         matches = normalize_scores(bm25.score_counts(bounds, bm25.merge_counts(counts, owners), query))
@@ -198,9 +198,3 @@ def find_headers(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]
         if bare[:1] not in {"}", ")", "]", ""}:
             open_headers.append((indentation, index))
     return parents, code_starts
-
-
-def _group_paragraphs(text: str, spans: Sequence[Span]) -> list[range]:
-    """Return the ranges of lines without a blank line between them."""
-    starts = [index for index in range(1, len(spans)) if text.count("\n", spans[index - 1][1], spans[index][0]) > 1]
-    return [range(start, end) for start, end in pairwise([0, *starts, len(spans)])]

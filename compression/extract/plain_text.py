@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import log
 
 from ..compressor import CompressedPassage, Task
 from . import table_parser
@@ -23,6 +22,7 @@ from .core import (
     query_plans,
     record_starts,
     records,
+    scoring,
     severity,
     thinning,
     wording,
@@ -31,7 +31,6 @@ from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.lines import LineWeights
 from .core.records import Structure
-from .core.scoring import boost_ends, normalize_scores, parse_question, score_matches, smooth_scores
 from .core.selection import Units, compress_units
 from .table_parser import ColumnBlock
 from .tables import DEFAULT_TABLE_WEIGHTS, find_odd_rows, iter_asked_rows
@@ -179,22 +178,18 @@ class PlainTextCompressor:
         is_diagnosis = diagnosis.asks_what_is_wrong(task.question)
         match_factor, severity_factor = weights.diagnosis_factors if is_diagnosis else (1.0, 1.0)
         matches = self._match_question(task, spans, structure, templates, blocks)
-        frequencies = Counter(templates)
         common = {grade for grade, count in Counter(grades).items() if 2 * count > len(spans)}
-        occurrences: Counter[str] = Counter()
-        scores: list[float] = []
-        severities: list[float] = []
-        rarities = {
-            template: weights.rarity_weight / (1.0 + log(frequency)) for template, frequency in frequencies.items()
-        }
         reported = [
             0.0 if grade in common else severity_factor * score for grade, score in enumerate(weights.severity_scores)
         ]
-        for template, grade, match in zip(templates, grades, matches, strict=True):
-            occurrences[template] = occurrence = occurrences[template] + 1
-            severity_score = reported[grade] / occurrence
-            severities.append(severity_score)
-            scores.append(match_factor * match + rarities[template] / occurrence + severity_score)
+        occurrences = scoring.number_occurrences(templates)
+        severities = [reported[grade] / occurrence for grade, occurrence in zip(grades, occurrences, strict=True)]
+        scores = [
+            match_factor * match + weights.rarity_weight / frequency / occurrence + severity_score
+            for match, frequency, occurrence, severity_score in zip(
+                matches, scoring.measure_frequencies(templates), occurrences, severities, strict=True
+            )
+        ]
         for index, bonus in enumerate(spread_severity(structure, severities, weights.section_severity)):
             scores[index] += bonus
         self._add_bonuses(task, spans, structure, templates, scores)
@@ -253,7 +248,7 @@ class PlainTextCompressor:
         steps = query_plans.find_steps(task.text, spans)
         for index, share in query_plans.score_steps(task.text, spans, structure.parents, steps):
             scores[index] += weights.slow_step_bonus * (1.0 + share)
-        boost_ends(scores, weights.edge_bonus)
+        scoring.boost_ends(scores, weights.edge_bonus)
         scores[0] += weights.edge_bonus * line_keys.is_identity(task.text, spans[0])
         for position, bonus in enumerate(weights.tail_bonuses[: len(scores)], start=1):
             scores[-position] += bonus / (1 + depths[-position])
@@ -286,12 +281,12 @@ class PlainTextCompressor:
         columns do not raise their rows.
         """
         weights = self.weights
-        query = parse_question(task.question, weights)
+        query = scoring.parse_question(task.question, weights)
         counts = bm25.count_terms(task.text, spans, query)
         if not counts:
             return [0.0] * len(spans)
-        own = normalize_scores(bm25.score_counts(spans, counts, query))
-        scores = smooth_scores(own, weights.neighbour_weight)
+        own = scoring.normalize_scores(bm25.score_counts(spans, counts, query))
+        scores = scoring.smooth_scores(own, weights.neighbour_weight)
         owners, record_scores = score_records(spans, structure, counts, query)
         for row in (row for block in blocks for row in block.rows):
             owners[row] = -1
@@ -335,7 +330,7 @@ def _thin(task: Task) -> Task:
     if not starts.is_known:
         return task
     needed = list(starts.roots)
-    if answer_types.GREATEST.search(task.question) or answer_types.LEAST.search(task.question):
+    if answer_types.list_directions(task.question):
         spans = lines.find_line_spans(task.text)
         query = bm25.parse_query(task.question)
         needed += [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]
@@ -355,7 +350,7 @@ def score_records(
     owners = [order[opener] for opener in openers]
     record_spans = [(spans[opener][0], spans[ends[opener] - 1][1]) for opener in order]
     merged = bm25.merge_counts(counts, owners)
-    scores = score_matches(record_spans, merged, query)
+    scores = scoring.score_matches(record_spans, merged, query)
     return [order[opener] if ends[opener] > opener + 1 else -1 for opener in openers], scores
 
 

@@ -4,19 +4,19 @@ A kept sentence brings its headings, the header of its mail, and the beginning o
 """
 
 import re
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import log
 from unicodedata import category
 
 from ..compressor import CompressedPassage, Task
-from .core import answer_types, records, semantic, severity, wording
+from .core import answer_types, lines, records, semantic, severity, wording
 from .core.base_weights import ExtractWeights, weight
 from .core.bm25 import Span
 from .core.headings import find_parent_headings
-from .core.scoring import normalize_scores, score_question, smooth_scores
+from .core.scoring import normalize_scores, number_occurrences, score_question, smooth_scores
 from .core.selection import Units, compress_units
 from .core.sentences import find_sentences
 
@@ -69,7 +69,6 @@ _TURN = re.compile(
     r"(?:[>\]]:?|:)\*{0,2}:?[ \t]"
     rf"|([^\W\d_][\w .'’-]{{0,40}}?)[ \t]{{1,3}}{_TIME_OF_DAY}\s"
 )
-_PARAGRAPH_BREAK = re.compile(r"\n[ \t\r]{0,200}\n")
 _SENTENCE_END_MARK = re.compile(
     r"(?:[^\W\d_]{2}|[\u0900-\u0dff\u1000-\u17ff])[\"'”’)\]]{0,2}[.!?][\"'”’)\]]{0,2}(?=\s|$)|[。！？।॥။።។؟۔]"
 )
@@ -114,12 +113,9 @@ class ProseCompressor:
         sentences = [text[start:end] for start, end in spans]
         window = weights.transcript_window if turns else 0
         scores = semantic.add_similarity(scores, sentences, task.question, weights.similarity_weight, window)
-        occurrences: Counter[str] = Counter()
         for index, share in _spread(wording.find_odd_wordings(sentences), spans, parents, weights).items():
             scores[index] += weights.odd_wording_bonus * share
-        for index, sentence in enumerate(sentences):
-            occurrences[sentence] += 1
-            scores[index] /= occurrences[sentence]
+        scores = [score / number for score, number in zip(scores, number_occurrences(sentences), strict=True)]
         required = _list_rare_failures(task, spans, grades, weights)
         indented = [(_find_line_start(text, start), end) for start, end in spans]
         return compress_units(
@@ -225,8 +221,8 @@ def _find_heading_level(text: str, start: int, end: int, max_characters: int) ->
 
 
 def _assign_paragraphs(text: str, spans: Sequence[Span]) -> list[int]:
-    ends = [match.start() for match in _PARAGRAPH_BREAK.finditer(text)]
-    return [bisect_right(ends, start) for start, _ in spans]
+    starts = set(lines.find_block_starts(text, spans))
+    return list(accumulate(index in starts for index in range(len(spans))))
 
 
 def _find_line_start(text: str, start: int) -> int:

@@ -56,8 +56,7 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
 
     The values are those of the fields that it names (`Memory: 12`); without such fields, those of all columns.
     """
-    patterns = ((answer_types.GREATEST, False), (answer_types.LEAST, True))
-    directions = [least for pattern, least in patterns if pattern.search(question)]
+    directions = answer_types.list_directions(question)
     if not directions:
         return _find_asked_changes(text, spans, question)
     named = _find_named_fields(text, spans, question, query)
@@ -106,7 +105,7 @@ def _find_named_fields(text: str, spans: Sequence[Span], question: str, query: Q
     named = [name for name in names if answer_types.is_measure(name, question)]
     named = named or [name for name in names if bm25.is_named(name, query)]
     fields: dict[str, list[tuple[int, str]]] = {name: [] for name in named}
-    for index in sorted(set(severity.find_lines_with_words(text, [name.lower() for name in named], spans))):
+    for index in severity.find_lines_with_words(text, [name.lower() for name in named], spans):
         match = _FIELD.match(text, *spans[index])
         if match is not None and match[1] in fields:
             fields[match[1]].append((index, match[2]))
@@ -134,7 +133,7 @@ def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, 
 
 def find_status_lines(text: str, spans: Sequence[Span]) -> list[int]:
     """Return the lines that begin with the status of an HTTP response."""
-    candidates = sorted(set(severity.find_lines_with_words(text, ["http/"], spans)))
+    candidates = severity.find_lines_with_words(text, ["http/"], spans)
     return [index for index in candidates if _STATUS_LINE.match(text, *spans[index])]
 
 
@@ -201,7 +200,7 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
         else key
     )
     lines_by_name: dict[str, list[int]] = {}
-    for index in dict.fromkeys(severity.find_lines_with_words(text, [name.lower() for name in names], spans)):
+    for index in severity.find_lines_with_words(text, [name.lower() for name in names], spans):
         match = key.match(text, *spans[index])
         if match is not None:
             lines_by_name.setdefault(match[0].strip().lower(), []).append(index)

@@ -163,7 +163,7 @@ def _iter_word_matches(
     words: Sequence[str], pattern: re.Pattern[str], text: str, spans: Sequence[Span]
 ) -> Iterator[tuple[int, re.Match[str]]]:
     """Yield the matches of a pattern in the lines that contain one of the words, in lower case."""
-    for index in sorted(set(find_lines_with_words(text, words, spans))):
+    for index in find_lines_with_words(text, words, spans):
         for match in pattern.finditer(text, *spans[index]):
             yield index, match
 
@@ -254,7 +254,7 @@ def _is_inside_word(text: str, offset: int) -> bool:
 
 
 def find_lines_with_words(text: str, words: Sequence[str], spans: Sequence[Span]) -> list[int]:
-    """Return the indices of the lines that contain one of the words, which are in lower case."""
+    """Return, in order, the indices of the lines that contain one of the words, which are in lower case."""
     starts = [start for start, _ in spans]
     finder = WordFinder(lower(text), words)
-    return [index for word in words for index in finder.find_spans(word, starts, spans)]
+    return sorted({index for word in words for index in finder.find_spans(word, starts, spans)})

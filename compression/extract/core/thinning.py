@@ -35,6 +35,14 @@ _SEVERE_WORDS = (
 )
 
 
+def find_line(text: str, offset: int, is_start: Callable[[str, int], object]) -> int:
+    """Return the offset of the first line behind an offset that `is_start` accepts; the text's length without one."""
+    while (offset := text.find("\n", offset) + 1) > 0:
+        if is_start(text, offset):
+            return offset
+    return len(text)
+
+
 def is_long(task: Task) -> bool:
     """Return True if thinning would leave out a considerable part of the text."""
     return len(task.text) > MIN_REDUCTION * _compute_limit(task)

@@ -112,9 +112,7 @@ class JsonWriter:
         kept = [index for index, item in enumerate(node.items) if self._count_kept(item)]
         is_complete = len(kept) == len(node.items)
         self._write_line(depth, f"{name}{_format_size(node)}{{{_format_header(table)}}}:", "")
-        columns = [
-            cells for path, cells in zip(table.columns, table.cells, strict=True) if path not in table.shared_values
-        ]
+        columns = table.list_written_columns()
         indent = " " * max(0, depth)
         if is_complete and node.keys is None:
             self.parts.extend([indent + ",".join(row) for row in zip(*columns, strict=True)])
