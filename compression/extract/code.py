@@ -68,13 +68,12 @@ _DATA_LINE = re.compile(
 _COMMENT = re.compile(r"(?:#|//|/?\*|--|\"\"\"|''')")
 
 
+@dataclass(frozen=True)
 class CodeCompressor:
     """Compresses source code."""
 
     name = "code"
-
-    def __init__(self, weights: CodeWeights = DEFAULT_CODE_WEIGHTS) -> None:
-        self.weights = weights
+    weights: CodeWeights = DEFAULT_CODE_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True if most lines at the start look like code."""

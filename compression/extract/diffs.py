@@ -47,8 +47,6 @@ class DiffWeights(ExtractWeights):
     title_score: float = weight(5.0, "a commit's header and subject, and the number of changed files")
 
 
-DEFAULT_DIFF_WEIGHTS = DiffWeights()
-
 _HUNK = re.compile(r"^(?:diff --git |@@ -\d+(?:,\d+)? \+\d+(?:,\d+)? @@)", re.MULTILINE)
 _FILE_HEADER = re.compile(r"diff --git |Index: |diff -")
 _COMMIT_HEADER = re.compile(r"(?:commit|From) [0-9a-f]{7,64}\b|[0-9a-f]{7,40} \S")
@@ -64,13 +62,12 @@ _GENERATED_FILE = re.compile(
 )
 
 
+@dataclass(frozen=True)
 class DiffCompressor:
     """Compresses the output of `git diff`, `git show`, `git log -p`, `diff -u`."""
 
     name = "diff"
-
-    def __init__(self, weights: DiffWeights = DEFAULT_DIFF_WEIGHTS) -> None:
-        self.weights = weights
+    weights: DiffWeights = DiffWeights()
 
     def recognises(self, text: str) -> bool:
         """Return True if the start of the text contains the header of a file or of a hunk."""

@@ -7,6 +7,7 @@ shrinks to the messages and the innermost frame; other entries are never cut.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -22,13 +23,12 @@ _XML_DECLARATION = re.compile(r"\ufeff?\s{0,100}<\?xml ")
 DEFAULT_LOG_WEIGHTS = LogWeights()
 
 
+@dataclass(frozen=True)
 class LogCompressor:
     """Compresses logs."""
 
     name = "log"
-
-    def __init__(self, weights: LogWeights = DEFAULT_LOG_WEIGHTS) -> None:
-        self.weights = weights
+    weights: LogWeights = DEFAULT_LOG_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True if most lines at the start and in the middle begin with a time or a level."""
@@ -54,18 +54,6 @@ class LogCompressor:
         counts = bm25.count_terms(task.text, entries.spans, query)
         matches = score_matches(entries.spans, counts, query)
         scores = _score_entries(task, entries, templates, matches, weights)
-        if not entries.has_cut_entries:
-            units = Units(
-                task.text,
-                entries.spans,
-                scores,
-                "lines",
-                weights,
-                sizes=entries.sizes,
-                templates=templates,
-                matches=[frozenset(counts[i]) if i in counts else template for i, template in enumerate(templates)],
-            )
-            return compress_units(task, units)
         owners = [entry for entry, (first, after) in enumerate(entries.bounds()) for _ in range(first, after)]
         firsts = [entries.first_pieces[owner] for owner in owners]
         units = Units(
@@ -79,6 +67,9 @@ class LogCompressor:
             templates=[
                 (templates[owner], is_message) for owner, is_message in zip(owners, entries.is_message, strict=True)
             ],
+            matches=None
+            if entries.has_cut_entries
+            else [frozenset(counts.get(i, ())) or t for i, t in enumerate(templates)],
         )
         return compress_units(task, units)
 

@@ -82,13 +82,12 @@ class PlainTextWeights(LineWeights):
 DEFAULT_PLAIN_TEXT_WEIGHTS = PlainTextWeights()
 
 
+@dataclass(frozen=True)
 class PlainTextCompressor:
     """Compresses any text; the last compressor of the registry."""
 
     name = "lines"
-
-    def __init__(self, weights: PlainTextWeights = DEFAULT_PLAIN_TEXT_WEIGHTS) -> None:
-        self.weights = weights
+    weights: PlainTextWeights = DEFAULT_PLAIN_TEXT_WEIGHTS
 
     def recognises(self, text: str) -> bool:  # noqa: ARG002  accepts any text
         """Return True for every text."""

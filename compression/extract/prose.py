@@ -74,13 +74,12 @@ _SENTENCE_END_MARK = re.compile(
 )
 
 
+@dataclass(frozen=True)
 class ProseCompressor:
     """Compresses running text."""
 
     name = "prose"
-
-    def __init__(self, weights: ProseWeights = DEFAULT_PROSE_WEIGHTS) -> None:
-        self.weights = weights
+    weights: ProseWeights = DEFAULT_PROSE_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True if the text is mostly words, in sentences of a usual length."""

@@ -72,13 +72,12 @@ class ReportWeights(TraceWeights):
 DEFAULT_REPORT_WEIGHTS = ReportWeights()
 
 
+@dataclass(frozen=True)
 class ReportCompressor:
     """Compresses the output of test runs, builds and crashes."""
 
     name = "report"
-
-    def __init__(self, weights: ReportWeights = DEFAULT_REPORT_WEIGHTS) -> None:
-        self.weights = weights
+    weights: ReportWeights = DEFAULT_REPORT_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True for the output of a test run or a crash, but not for a list of results by file."""

@@ -82,13 +82,12 @@ def _are_values_aligned(sample: Sequence[str]) -> bool:
     return any(2 * count >= len(sample) for count in columns.values())
 
 
+@dataclass(frozen=True)
 class SearchResultCompressor:
     """Compresses the output of grep, ripgrep, find, ls, linters and type checkers."""
 
     name = "search"
-
-    def __init__(self, weights: SearchWeights = DEFAULT_SEARCH_WEIGHTS) -> None:
-        self.weights = weights
+    weights: SearchWeights = DEFAULT_SEARCH_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True if most lines are paths or begin with one, or are below one."""

@@ -7,6 +7,7 @@ left out whole, and gaps count the rows.
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import log
 
 from ..compressor import CompressedPassage, Task
@@ -25,13 +26,12 @@ _ABSENCE = re.compile(
 )
 
 
+@dataclass(frozen=True)
 class TableCompressor:
     """Compresses CSV, TSV, boxed tables, Markdown tables and aligned columns."""
 
     name = "table"
-
-    def __init__(self, weights: TableWeights = DEFAULT_TABLE_WEIGHTS) -> None:
-        self.weights = weights
+    weights: TableWeights = DEFAULT_TABLE_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True for a header with rows of as many cells."""
