@@ -226,6 +226,8 @@ def _assign_paragraphs(text: str, spans: Sequence[Span]) -> list[int]:
 
 def _find_line_start(text: str, start: int) -> int:
     """Return the start of the line of a sentence that only blanks precede there; else the start of the sentence."""
+    if text[max(0, start - 2) : start].strip():
+        return start
     blanks = text[max(0, start - MAX_INDENT_CHARACTERS) : start]
     indent = len(blanks) - len(blanks.rstrip(" \t"))
     return start - indent if text[start - indent - 1 : start - indent] in ("\n", "") else start

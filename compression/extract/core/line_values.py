@@ -33,9 +33,10 @@ _PAIR = re.compile(
     r"([^\n<]{0,80})"
 )
 _FLAGS = [
-    (words.split(), frozenset(words.split()))
+    frozenset(words.split())
     for words in ("on off", "yes no", "true false", "enabled disabled", "up down", "active inactive", "ok failed")
 ]
+_ALL_FLAGS = frozenset().union(*_FLAGS)
 _CHANGE_BAR = re.compile(r"[^\n|]{1,300}\|\s{1,20}(?:\d{1,9} (?=[+-])|(?=Bin))(B(?=in)|[+-]+\s*$)")
 _CHANGE_WORDS = [  # question, characters of a bar of `git diff --stat`
     (re.compile(pattern, re.IGNORECASE), set(characters))
@@ -152,24 +153,24 @@ def find_odd_values(text: str, spans: Sequence[Span]) -> tuple[list[int], list[i
     """
     columns: dict[str, list[tuple[int, str]]] = {}
     assigned: list[tuple[int, str]] = []
-    pairs: list[tuple[int, str]] = []
+    flagged: list[tuple[int, str]] = []
     for index, span in enumerate(spans):
         match = _PAIR.match(text, *span)
         if match is not None:
             value = match[3].strip(" \t\r\"',;")
             columns.setdefault(match[1], []).append((index, value))
-            pairs.append((index, value.lower()))
+            if (flag := value.lower()) in _ALL_FLAGS:
+                flagged.append((index, flag))
             if match[2] == "=":
                 assigned.append((index, value))
     odd: set[int] = set()
     empty = {index for index, value in assigned if not value}
     if len(empty) > MAX_ODD_SHARE * len(assigned):
         empty.clear()
-    for words, flags in _FLAGS:
-        values = [(index, value) for index, value in pairs if value in flags]
-        for word in words if len(values) >= MIN_PAIRS else ():
-            lines = [index for index, value in values if value == word]
-            odd.update(lines if len(lines) <= MAX_ODD_SHARE * len(values) else ())
+    for flags in _FLAGS:
+        values = [(index, flag) for index, flag in flagged if flag in flags]
+        counts = Counter(flag for _, flag in values) if len(values) >= MIN_PAIRS else Counter[str]()
+        odd.update(index for index, flag in values if 0 < counts[flag] <= MAX_ODD_SHARE * len(values))
     for column in columns.values():
         if len(column) >= MIN_PAIRS:
             outliers = find_outliers([value for _, value in column], DEFAULT_OUTLIER_WEIGHTS)
