@@ -36,7 +36,7 @@ _FLAGS = [
     frozenset(words.split())
     for words in ("on off", "yes no", "true false", "enabled disabled", "up down", "active inactive", "ok failed")
 ]
-_ALL_FLAGS = frozenset().union(*_FLAGS)
+_ALL_FLAGS = frozenset[str]().union(*_FLAGS)
 _CHANGE_BAR = re.compile(r"[^\n|]{1,300}\|\s{1,20}(?:\d{1,9} (?=[+-])|(?=Bin))(B(?=in)|[+-]+\s*$)")
 _CHANGE_WORDS = [  # question, characters of a bar of `git diff --stat`
     (re.compile(pattern, re.IGNORECASE), set(characters))
