@@ -54,11 +54,11 @@ MIN_TURNS = 4  # of a transcript
 DEFAULT_PROSE_WEIGHTS = ProseWeights()
 
 _UNDERLINE = re.compile(r"[=\-~^\"'`#*+.]{3,}\s*$")
-_MAIL_HEADER = re.compile(  # `From: Ann <ann@example.com>` and more such lines
+_HEADER = re.compile(  # `From: Ann <ann@example.com>` and more such lines, or `--- docs/cart.md ---`
     r"(?:[-_=]{2,}[^\n]*\n)?[ \t>]*(?:From|To|Date|Sent|Subject|[Aa]uthor|Von|Gesendet|Betreff|De|Objet|Asunto):"
     r"[ \t]?[^\n]+(?:\n[ \t>]*[A-Za-z][\w-]{1,30}:[ \t]?[^\n]*)+"
+    r"|(?:[-=*]{2,}|==>) [^\n]{1,200} (?:[-=*]{2,}|<==)$"
 )
-_BANNER = re.compile(r"([-=*]{2,}|==>) [^\n]{1,200} (?:[-=*]{2,}|<==)$")  # `--- docs/cart.md ---`
 _NUMBERED_TITLE = re.compile(  # `§ 4 Haftung`, `Article 12`, `3.1 Scope`
     r"(?:§+|[A-Z][a-z]{2,9}\.?)? ?(?:\d{1,3}[a-z]?(?P<parts>(?:\.\d{1,3}){0,4})|[IVXL]{1,6})"
     r"[.):]?(?: [^\n]*[^\n.!?,;:])?$"
@@ -199,7 +199,7 @@ def find_turns(text: str, spans: Sequence[Span]) -> list[int]:
 
 def _find_heading_level(text: str, start: int, end: int, max_characters: int) -> int:
     """Return 1, 2, ... for a heading and 0 for other text."""
-    if _MAIL_HEADER.match(text, start, end) or _BANNER.match(text, start, end):
+    if _HEADER.match(text, start, end):
         return 1
     if end - start > 2 * max_characters:
         return 0
