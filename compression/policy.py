@@ -23,12 +23,13 @@ BUDGET_SHARE = 0.75  # of the tokens left in a budget: one message never uses al
 DEDUPABLE_REASONS = frozenset({"file-read", "all-signal", "too-short"})  # not compressed, but may be a repeat
 COMPRESSED_REASONS = frozenset({None, "old"})
 PRUNABLE_REASONS = frozenset({None, "file-read", "all-signal"})  # outputs skipped for other reasons are never pruned
+WHOLE_TOKENS = 400  # tool outputs up to this size stay whole if no ratio was asked for
 DEDUP_SIZE_SHARE = 1 / 3  # of `min_tokens`: repeats may be smaller, as nothing is lost with them
 _EXPAND_CALL = re.compile(r"clara_expand|/v1/retrieve/[0-9a-f]{12}")
 
 
 class SizeCurve(NamedTuple):
-    """Target of a tool output: up to `full_tokens` all; above, `full_tokens * (tokens / full_tokens) ** exponent`."""
+    """Target of a tool output: `full_tokens * (tokens / full_tokens) ** exponent`; up to `full_tokens` all."""
 
     full_tokens: int
     exponent: float
@@ -103,7 +104,7 @@ def compute_kind_target(kind: str, tokens: int) -> int | None:
     curve = SIZE_CURVES.get(kind, DEFAULT_CURVE)
     if curve is None:
         return None
-    if tokens <= curve.full_tokens:
+    if tokens <= max(curve.full_tokens, WHOLE_TOKENS):
         return tokens or None if kind in REFORMATTED_KINDS else None
     return max(1, int(curve.full_tokens * (tokens / curve.full_tokens) ** curve.exponent))
 

@@ -27,7 +27,7 @@ class RequestSettings(BaseSettings):
         ge=1,
         le=1000,
         description="Default of `x-clara-ratio`: how many times smaller a passage becomes. Without it, a tool"
-        " output gets the size for its kind of content, any other passage a third.",
+        " output gets the size for its kind of content (up to 400 tokens all of it), any other passage a third.",
     )
     budget: int | None = Field(
         default=None, ge=1, description="Default of `x-clara-budget`: most context tokens to send."

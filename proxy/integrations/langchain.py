@@ -7,13 +7,18 @@ tokens than before.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from langchain_core.callbacks import CallbackManagerForRetrieverRun, Callbacks
-from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.retrievers import BaseRetriever
 from pydantic import Field, PrivateAttr, SkipValidation
 from typing_extensions import override
 
+from ...config.extras import describe_install
 from ..runtime.in_process import compress_text
+
+try:
+    from langchain_core.callbacks import CallbackManagerForRetrieverRun, Callbacks
+    from langchain_core.documents import BaseDocumentCompressor, Document
+    from langchain_core.retrievers import BaseRetriever
+except ImportError as error:
+    raise ImportError(f"LangChain's classes need the extra: {describe_install('langchain')}") from error
 
 if TYPE_CHECKING:
     from ...compression.clara.latents import Latents

@@ -3,11 +3,16 @@
 It needs no running proxy. It returns every node, in order, with its score and metadata and no more tokens than before.
 """
 
-from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 from pydantic import Field
 
+from ...config.extras import describe_install
 from ..runtime.in_process import compress_text
+
+try:
+    from llama_index.core.postprocessor.types import BaseNodePostprocessor
+    from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
+except ImportError as error:
+    raise ImportError(f"LlamaIndex's classes need the extra: {describe_install('llamaindex')}") from error
 
 
 class ClaraPostprocessor(BaseNodePostprocessor):

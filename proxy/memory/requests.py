@@ -196,5 +196,5 @@ def require_memory(memory: Memory | None, options: RequestOptions) -> None:
     for name, value in (("store", options.store), ("remember", options.remember)):
         if value and memory is None:
             header = HEADER_PREFIX + name
-            message = f"{header} needs memory, which is off; set CLARA_MEMORY=true on the proxy"
+            message = f"memory is off; set CLARA_MEMORY=true on the proxy to use {header}"
             raise ApiError(400, message, param=header, code="memory_off")

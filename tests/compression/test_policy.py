@@ -307,7 +307,7 @@ def test_code_is_kept_whole_and_other_long_outputs_are_not() -> None:
 
 def test_small_json_is_reformatted_and_other_small_outputs_are_kept() -> None:
     assert policy.compute_kind_target("json", 200) == 200
-    assert all(policy.compute_kind_target(kind, 50) is None for kind in KINDS if kind != "json")
+    assert all(policy.compute_kind_target(kind, policy.WHOLE_TOKENS) is None for kind in KINDS if kind != "json")
 
 
 def test_size_curves_are_for_registered_kinds() -> None:
