@@ -245,7 +245,7 @@ class CompletionEndpoint:
         return await find_stored_reply(self._services.originals, owner_id, reply_id)
 
     def _uses_litellm(self, context: RequestContext) -> bool:
-        return self._adapter is chat.ADAPTER and self._read_route(context.model).uses_litellm
+        return self._adapter is chat.ADAPTER and self._services.providers.serves(context.model)
 
     def _reject_litellm_model(self, context: RequestContext) -> None:
         """Reject a model that only litellm serves on a path that does not use litellm.

@@ -30,7 +30,7 @@ class RequestHeaders:
     ) -> Result:
         """Return `function(self, ...)`, computed once for equal positional arguments.
 
-        The function is pure. Nobody modifies its result. An error is raised again.
+        The function is pure, and callers must not modify its result. An error is raised again.
         """
         key = (function, *args)
         try:

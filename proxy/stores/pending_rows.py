@@ -10,7 +10,7 @@ from traceback import format_tb
 from .ledger_row import Row
 from .tag_limit import TagLimit
 
-BATCH_ROWS = 64  # rows that wait to be built
+BATCH_ROWS = 32  # rows that wait to be built: a millisecond of work
 log = logging.getLogger(__name__)
 
 
