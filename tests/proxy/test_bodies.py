@@ -36,6 +36,7 @@ UNUSUAL_BODIES = {
     "null": b"null",
     "an empty body": b"",
     "no model": b'{"messages":[{"role":"user","content":"hi"}]}',
+    "a model that is an array": b'{"model":["a?"],"messages":[{"role":"user","content":"hi"}]}',
     "no messages": b'{"model":"m"}',
     "messages that are an object": b'{"model":"m","messages":{"role":"user"}}',
     "an unknown role": b'{"model":"m","messages":[{"role":"oracle","content":"hi"}]}',
