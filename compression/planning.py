@@ -83,34 +83,36 @@ def plan_compression(
     if rules.budget:
         known = EMPTY_PREFIX  # a target depends on what is left of the budget
     first = len(known.turns)
-    counts = known.counts + [_count_turn(turn, vocabulary) for turn in turns[first:]]
+    counts = known.counts + _count_turns(turns[first:], vocabulary)
     options = PassageOptions(has_tools, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
     new_passages, question = passages.find_passages(turns, options, first, known.question)
     new = [_decide(passage, turns, rules, vocabulary, old=False) for passage in new_passages]
     if rules.budget:
         new = list(policy.apply_budget(rules.budget, counts, new))
     fresh = _extend(known.fresh, turns, new, rules)
-    ended_before, ended = (
+    ended_before, ended = [
         staleness.window_limit(counts[:end], rules.epoch_tokens) if end else 0 for end in _find_last_reply_ends(turns)
-    )
+    ]
     pruned, messages, fading = 0, known.messages, known.fading
-    if rules.epoch_price and (messages or any(_is_prunable(decision, rules) for decision in new)):
+    outputs = [decision for decision in new if decision.passage.role == "tool"]
+    if rules.epoch_price and (messages or (outputs and any(_is_prunable(decision, rules) for decision in outputs))):
         messages, fading = _measure_messages(turns, counts, fresh.decisions, rules, vocabulary, known)
         pruned = staleness.last_prune(messages, rules.epoch_price)
-    prefix = PlanPrefix(turns, counts, question, fresh, fresh, (ended, pruned), messages, fading)
-    if prefix.epoch_ends == known.epoch_ends:
+    epoch_ends, known_count, final = (ended, pruned), 0, fresh
+    if epoch_ends == known.epoch_ends:
         known_count = len(known.final.decisions)
-        final = fresh if known.final is known.fresh else _extend(known.final, turns, new, rules)
-    else:
-        known_count, final = 0, _decide_after_epochs(prefix, rules, vocabulary, prefix.epoch_ends)
+        if known.final is not known.fresh:
+            final = _extend(known.final, turns, new, rules)
+    prefix = PlanPrefix(turns, counts, question, fresh, final, epoch_ends, messages, fading)
+    if epoch_ends != known.epoch_ends:
+        prefix = prefix._replace(final=_decide_after_epochs(prefix, rules, vocabulary, epoch_ends))
     prefix_changed = ended > ended_before or 0 < pruned == _find_last_reply_start(turns)
-    return CompressionPlan(
-        final.decisions, prefix.epoch_ends, prefix_changed, known_count, prefix._replace(final=final)
-    )
+    return CompressionPlan(prefix.final.decisions, epoch_ends, prefix_changed, known_count, prefix)
 
 
-def _count_turn(turn: Turn, vocabulary: TokenCounter) -> int:
-    return 0 if turn.is_compacted else sum([vocabulary.count(slot.text) for slot in turn.slots])
+def _count_turns(turns: Sequence[Turn], vocabulary: TokenCounter) -> list[int]:
+    count = vocabulary.count
+    return [0 if turn.is_compacted else sum([count(slot.text) for slot in turn.slots]) for turn in turns]
 
 
 def _decide(passage: Passage, turns: Sequence[Turn], rules: Rules, vocabulary: TokenCounter, *, old: bool) -> Decision:
@@ -183,7 +185,7 @@ def _extend(known: _Decisions, turns: Sequence[Turn], new: Sequence[Decision], r
     candidates = {
         (decision.passage.turn_index, decision.passage.slot.path): index
         for index, decision in enumerate(new, start=len(known.decisions))
-        if policy.is_dedupable(decision, rules)
+        if decision.passage.role == "tool" and policy.is_dedupable(decision, rules)
     }
     if not candidates:
         return _Decisions(decisions, known.steps, known.step_turns)
