@@ -227,9 +227,10 @@ class PlainTextCompressor:
         asked = bm25.parse_query(answer_types.extract_last_question(task.question), weights)
         named = set(line_values.find_named_lines(task.text, spans, asked))  # a call may name many more
         named.update(line_values.find_named_titles(task.text, spans, titles, asked))
+        named_records = named | records.find_identified(structure, task.text, spans, named)
         below: dict[int, None] = {}
         for index, parent in enumerate(structure.parents) if named else ():
-            if parent in named or parent in below:
+            if parent in named_records or parent in below:
                 below[index] = None
         remedies: list[int] = []
         if diagnosis.asks_what_is_wrong(task.question):
@@ -334,9 +335,10 @@ def _thin(task: Task) -> Task:
     starts = record_starts.RecordStarts(task.text)
     if not starts.is_known:
         return task
-    needed = list(starts.roots)
+    spans = lines.find_line_spans(task.text)
+    asked = bm25.parse_query(answer_types.extract_last_question(task.question))
+    needed = [*starts.roots, *(spans[i][0] for i in line_values.find_named_lines(task.text, spans, asked))]
     if answer_types.GREATEST.search(task.question) or answer_types.LEAST.search(task.question):
-        spans = lines.find_line_spans(task.text)
         query = bm25.parse_query(task.question)
         needed += [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]
     return thinning.thin(task, starts.find_cut, needed)

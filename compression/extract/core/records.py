@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from . import indentation
+from . import indentation, line_keys
 from .bm25 import Span
 from .line_keys import LineKeys
 
@@ -284,6 +284,21 @@ def find_records(structure: Structure) -> list[int]:
         records[line : ends[line]] = [line] * (ends[line] - line)
         line = ends[line]
     return records
+
+
+def find_identified(structure: Structure, text: str, spans: Sequence[Span], lines: Collection[int]) -> set[int]:
+    """Return the openers of the records that these lines name: `Repository: core` above `Name: curl`."""
+    parents = structure.parents
+    openers = Counter(parents)
+    return {
+        parents[line]
+        for line in lines
+        if parents[line] >= 0
+        and structure.ends[line] == line + 1
+        and line - parents[line] <= MAX_IDENTITY_LINES
+        and line_keys.is_identity(text, spans[line])
+        and openers[parents[parents[line]]] > 1
+    }
 
 
 def _find_identities(keys: LineKeys, parents: Sequence[int], ends: Sequence[int], blocks: set[int]) -> dict[int, int]:
