@@ -242,7 +242,6 @@ class PlainTextCompressor:
             (odd_values, weights.odd_value_bonus),
             (empty_values, weights.asked_bonus if asks_for_empty else weights.odd_value_bonus),
             (remedies, weights.remedy_bonus),
-            (line_values.find_asked_values(task.text, spans, task.question, query), weights.asked_bonus),
             (named or line_values.find_named_lines(task.text, spans, query), weights.named_bonus),
             (below, weights.named_record_bonus),
             (line_values.find_far_numbers(task.text, spans, templates), weights.far_number_bonus),
@@ -251,6 +250,8 @@ class PlainTextCompressor:
         ):
             for index in indices:
                 scores[index] += bonus
+        for index, share in line_values.find_asked_values(task.text, spans, task.question, query).items():
+            scores[index] += weights.asked_bonus * share
         steps = query_plans.find_steps(task.text, spans)
         for index, share in query_plans.score_steps(task.text, spans, structure.parents, steps):
             scores[index] += weights.slow_step_bonus * (1.0 + share)

@@ -41,10 +41,13 @@ _MEASURES = (
     ),
     (
         r"slow|long|fast|short|durat|latenc|langsam|lange",
-        r"(?:total[-_ ]?)?time|(?:\w+[-_ ])?duration(?:[-_ ]?ms)?|elapsed(?:[-_ ]?ms)?|latency|took",
+        r"(?:total[-_ ]?)?time|(?:\w+[-_ ])?duration(?:[-_ ]?ms)?|elapsed(?:[-_ ]?ms)?|latency|took|uptime|days|seconds",
     ),
     (_AGE_WORDS, r"age|etime|uptime|(?:\w+[-_ ]?)?(?:date|created|updated|modified|time|at)|last[-_ ]?\w+"),
-    (r"expensive|cheap|teuer|cost", r"(?:\w+[-_ ])?(?:price|cost|amount)"),
+    (
+        r"expensive|cheap|teuer|cost|amount|betrag|montant|importe",
+        r"(?:\w+[-_. ])?(?:price|cost|amount|cents|total|betrag|montant|importe)",
+    ),
 )
 _MEASURE_PATTERNS = [
     (re.compile(question, re.IGNORECASE), re.compile(name, re.IGNORECASE)) for question, name in _MEASURES

@@ -26,8 +26,10 @@ MAX_ODD_SHARE = 0.1  # pairs with an odd flag or without a value, at most
 MAX_NAMES = 30  # words of the question that may be keys
 
 _FIELD = re.compile(
-    r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?([-+]?\d[\d.,]{0,20}[kKMGT]?)"
+    r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?"
+    r"([-+]?\d[\d.,]{0,20}(?:[kKMGT](?![a-z])| ?[kKMGT]?i?[bB]\b)?)"
 )
+_INLINE_FIELD = re.compile(r"(?<![\w.-])([A-Za-z][\w.-]{0,40})=[\"']?([-+]?\d[\d.,]{0,20}[kKMGT]?)(?![\w-])")
 _PAIR = re.compile(
     r"[\s-]{0,80}(?:export )?[\"'<]?([A-Za-z_][^\n:=|<>]{0,60}?)[\"']?\s{0,40}([:=|]|>(?=[^\n>]{0,80}</))[ \t]{0,40}"
     r"([^\n<]{0,80})"
@@ -51,24 +53,25 @@ _NUMBER = re.compile(r"\d(?<![\w.]\d)\d{0,14}(?:\.\d{1,9})?(?![\w.])")  # begins
 _NAME = re.compile(r"[\w@][\w@+.-]*[\w+]")
 
 
-def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Query) -> list[int]:
-    """Return the lines with the greatest or least values, if the question asks for them.
+def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Query) -> dict[int, float]:
+    """Return the lines with the greatest or least values, if the question asks for them: 2.0 for the first, and less.
 
     The values are those of the fields that it names (`Memory: 12`); without such fields, those of all columns.
     """
     patterns = ((answer_types.GREATEST, False), (answer_types.LEAST, True))
     directions = [least for pattern, least in patterns if pattern.search(question)]
     if not directions:
-        return _find_asked_changes(text, spans, question)
+        return dict.fromkeys(_find_asked_changes(text, spans, question), 1.0)
     named = _find_named_fields(text, spans, question, query)
     columns = named or list(_iter_columns(text, spans))
     count = ASKED_LINES if len(columns) <= MAX_COMPARED_COLUMNS or named else 1
-    return [
-        values[position][0]
-        for values in columns
-        for least in directions
-        for position in rank_numbers([value for _, value in values], count, least=least)
-    ]
+    asked: dict[int, float] = {}
+    for values in columns:
+        for least in directions:
+            for rank, position in enumerate(rank_numbers([value for _, value in values], count, least=least)):
+                index = values[position][0]
+                asked[index] = max(asked.get(index, 0.0), 1.0 + 1.0 / (1 + rank) if named else 1.0)
+    return asked
 
 
 def _find_asked_changes(text: str, spans: Sequence[Span], question: str) -> list[int]:
@@ -102,15 +105,30 @@ def rank_asked_columns(
 def _find_named_fields(text: str, spans: Sequence[Span], question: str, query: Query) -> list[list[tuple[int, str]]]:
     """Return the lines and values of each field that the query names; the names of fields come from a sample."""
     sample = spans[:: max(1, len(spans) // SAMPLED_FIELDS)]
-    names = dict.fromkeys(match[1] for span in sample if (match := _FIELD.match(text, *span)) is not None)
-    named = [name for name in names if answer_types.is_measure(name, question)]
-    named = named or [name for name in names if bm25.is_named(name, query)]
-    fields: dict[str, list[tuple[int, str]]] = {name: [] for name in named}
-    for index in sorted(set(severity.find_lines_with_words(text, [name.lower() for name in named], spans))):
-        match = _FIELD.match(text, *spans[index])
-        if match is not None and match[1] in fields:
-            fields[match[1]].append((index, match[2]))
-    return [values for values in fields.values() if len(values) > 1]
+    for read in (_read_field, _read_inline_fields):
+        names = dict.fromkeys(name for span in sample for name, _ in read(text, span))
+        named = [name for name in names if answer_types.is_measure(name, question)]
+        named = named or [name for name in names if bm25.is_named(name, query)]
+        fields: dict[str, list[tuple[int, str]]] = {name: [] for name in named}
+        for index in sorted(set(severity.find_lines_with_words(text, [name.lower() for name in named], spans))):
+            for name, value in read(text, spans[index]):
+                if name in fields:
+                    fields[name].append((index, value))
+        columns = [values for values in fields.values() if len(values) > 1]
+        if columns:
+            return columns
+    return []
+
+
+def _read_field(text: str, span: Span) -> list[tuple[str, str]]:
+    """Return the key and the number of a line such as `Memory: 12`."""
+    match = _FIELD.match(text, *span)
+    return [(match[1], match[2])] if match is not None else []
+
+
+def _read_inline_fields(text: str, span: Span) -> list[tuple[str, str]]:
+    """Return the keys and the numbers of a line such as `<job id="a" seconds="12">`."""
+    return _INLINE_FIELD.findall(text, *span)
 
 
 def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, str]]]:
