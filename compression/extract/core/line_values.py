@@ -209,12 +209,16 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
         r"[\s\"'-]{0,40}[A-Za-z][\w .-]{0,40}[\"']?[ \t]{0,40}[:=|][ \t]{0,40}"
         rf"[\"']?(?:{alternatives}){_ENDING}?[\"']?,?\s{{0,8}}\Z"
         rf"|[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{alternatives}){_ENDING}?"
-        r"(?:\.[a-z]{2,8})?(?=\s{2}|[\t:=|,@\"']|\Z)",
+        r"(?:\(s\)|\.[a-z]{2,8})?(?=\s{2}|[\t:=|,@\"']|\Z)",
         re.IGNORECASE,
     )
     affixes = "|".join(re.escape(name) for name in names if len(name) >= MIN_AFFIX_CHARACTERS)
     compound = (
-        re.compile(rf"[a-z]{{0,40}}({affixes})[a-z]{{0,40}}(?=(?:[ \t]{{1,80}}\S{{1,300}}){{1,3}}\s*\Z)")
+        re.compile(
+            rf"\s{{0,40}}[a-z]{{0,40}}({affixes})[a-z]{{0,40}}(?=(?:[ \t]{{1,80}}\S{{1,300}}){{1,3}}\s*\Z|=)"
+            rf"|\s{{0,40}}(?:[A-Za-z]\w{{0,40}}[_-]){{1,4}}({affixes}){_ENDING}?(?=[:=])",
+            re.IGNORECASE,
+        )
         if affixes
         else key
     )
@@ -224,7 +228,7 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
         if match is not None:
             lines_by_name.setdefault(match[0].strip().lower(), []).append(index)
         elif (match := compound.match(text, *spans[index])) is not None:
-            lines_by_name.setdefault(f"*{match[1]}", []).append(index)
+            lines_by_name.setdefault(f"*{(match[1] or match[2]).lower()}", []).append(index)
     return [index for lines in lines_by_name.values() if len(lines) <= MAX_NAMED_LINES for index in lines]
 
 
