@@ -192,7 +192,7 @@ class _TermMatcher:
             number = word[: terms.MAX_WORD_CHARACTERS]
             return (number,) if number in query_terms else ()
         lower = word[: terms.MAX_WORD_CHARACTERS].lower()
-        if word.isalpha() and (lower[1:] == word[1:] or word.isupper()):
+        if word.isalpha() and (lower[1:] == word[1:] or word.removesuffix("s").isupper()):
             if lower[: terms.PREFIX_LENGTH] not in prefixes:
                 return ()
             return tuple(term for term in terms.extract_terms(word) if term in query_terms)

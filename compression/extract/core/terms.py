@@ -84,7 +84,9 @@ def is_unspaced(character: str) -> bool:
 
 
 def stem(word: str) -> str:
-    """Remove the longest common English ending from a lower-case word; keep at least four letters."""
+    """Remove the longest common English ending from a lower-case word; keep at least four letters (`pods`: three)."""
+    if len(word) == MIN_STEM_LENGTH and word[-1] == "s" != word[-2]:
+        return word[:-1]
     for length in range(min(_MAX_ENDING_LENGTH, len(word) - MIN_STEM_LENGTH), 0, -1):
         if word[-length:] in _ENDINGS:
             return word[:-length]
@@ -96,7 +98,7 @@ def extract_terms(word: str) -> tuple[str, ...]:
     word = word[:MAX_WORD_CHARACTERS]
     lower = word.lower()
     if lower.isascii():
-        simple = lower.isalpha() and (word == lower or word[1:] == lower[1:] or word.isupper())
+        simple = lower.isalpha() and (word[1:] == lower[1:] or word.removesuffix("s").isupper())  # `CPUs`
         return (stem(lower),) if simple else _split_identifier(word, lower)
     if _UNSPACED_CHARACTER.search(word):
         return tuple(
