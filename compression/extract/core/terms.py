@@ -128,8 +128,10 @@ def _extract_letter_terms(word: str, lower: str) -> tuple[str, ...]:
     if bare.isdecimal():
         return ("".join(str(decimal(digit)) for digit in bare),)  # one number, whatever its digits
     if bare.isascii():
-        return extract_terms(bare) if bare else (lower,)
+        inflected = (bare[:SHARED_PREFIX_LENGTH],) if len(bare) > SHARED_PREFIX_LENGTH and bare.isalpha() else ()
+        return (*extract_terms(bare), *inflected) if bare else (lower,)
     if any(map(str.isdigit, bare)) or "_" in bare:
         return _split_identifier(word, lower)
-    # A script without capitals gets no prefix: five of its letters are usually a word of their own.
-    return (bare, bare[:SHARED_PREFIX_LENGTH]) if len(bare) > SHARED_PREFIX_LENGTH and bare != bare.upper() else (bare,)
+    # Other scripts without capitals get no prefix: five of their letters are usually a word of their own.
+    has_prefix = bare != bare.upper() or "\u0900" <= bare[0] <= "\u0dff"
+    return (bare, bare[:SHARED_PREFIX_LENGTH]) if len(bare) > SHARED_PREFIX_LENGTH and has_prefix else (bare,)
