@@ -339,7 +339,7 @@ def _thin(task: Task) -> Task:
     spans = lines.find_line_spans(task.text)
     asked = bm25.parse_query(answer_types.extract_last_question(task.question))
     needed = [*starts.roots, *(spans[i][0] for i in line_values.find_named_lines(task.text, spans, asked))]
-    if answer_types.GREATEST.search(task.question) or answer_types.LEAST.search(task.question):
+    if answer_types.asks_for_extreme(task.question):
         query = bm25.parse_query(task.question)
         needed += [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]
     return thinning.thin(task, starts.find_cut, needed)

@@ -104,6 +104,11 @@ def extract_last_question(question: str) -> str:
     return question if len(question) <= MAX_CHARACTERS else ""
 
 
+def asks_for_extreme(question: str) -> bool:
+    """Return True if the question asks for the greatest or the least of something."""
+    return GREATEST.search(question) is not None or LEAST.search(question) is not None
+
+
 def is_measure(name: str, question: str) -> bool:
     """Return True if a column or field of this name measures what the question asks about: SIZE for "space"."""
     return any(
