@@ -236,10 +236,12 @@ class PlainTextCompressor:
         if diagnosis.asks_what_is_wrong(task.question):
             remedies += diagnosis.find_remedies(task.text, spans)
             remedies += diagnosis.find_related_settings(task.text, spans)
-        odd_values, empty_values = line_values.find_odd_values(task.text, spans)
+        negated = answer_types.list_negated_words(task.question)
+        odd_values, empty_values, other_values = line_values.find_odd_values(task.text, spans, negated)
         asks_for_empty = answer_types.EMPTY.search(task.question) is not None
         for indices, bonus in (
             (odd_values, weights.odd_value_bonus),
+            (other_values, weights.asked_bonus),
             (empty_values, weights.asked_bonus if asks_for_empty else weights.odd_value_bonus),
             (remedies, weights.remedy_bonus),
             (named or line_values.find_named_lines(task.text, spans, query), weights.named_bonus),

@@ -21,7 +21,6 @@ DEFAULT_TABLE_WEIGHTS = TableWeights()
 EMPTY_CELLS = frozenset({"", "-", "--", "none", "<none>", "null", "nil", "n/a", "na", "nan", "unassigned", "unknown"})
 
 _VALUE_WORD = re.compile(r"\w[\w.-]*\w|\w")
-_NEGATED_WORD = re.compile(r"(?:\bnot|n't|\bother than|\bexcept) (?:yet |being )?(\w+)")
 _ABSENCE = re.compile(
     r"\bun(\w{4,30})|\b(?:without|no|missing|empty|lacks?|lacking|blank)\s+(?:an?\s+)?(\w{2,30})", re.I
 )
@@ -118,7 +117,7 @@ def find_rows_with_value(columns: Sequence[Sequence[str]], question: str, weight
     asked = answer_types.extract_last_question(question).lower()
     words = {word for word in _VALUE_WORD.findall(asked) if word not in bm25.STOP_WORDS}
     stems = {terms.stem(word) for word in words if word.isalpha()}
-    negated = set(_NEGATED_WORD.findall(asked))
+    negated = answer_types.list_negated_words(question)
     rows: set[int] = set()
     for cells in columns:
         frequencies = Counter(cells)

@@ -14,7 +14,9 @@ MAX_CHARACTERS = 400  # of a question, and of a unit
 MAX_UNITS = 300  # units examined, the best by score
 _MAX_QUESTION_TAIL = 4_000  # characters searched for the last question
 
+_CHANGED = r"(?:changed|modified|updated|created|added|written|edited|seen|touched|started|deployed|released)"
 GREATEST = re.compile(
+    rf"\b(?:{_CHANGED} last|last {_CHANGED})\b|"
     r"\b(?:most|largest|biggest|highest|greatest|longest|strongest|newest|latest|youngest|slowest|max(?:imum)?|top|busiest|"
     r"heaviest|hottest|fullest|why\b.{0,40}\bso (?:large|big|high|long))\b|"
     r"\b(?:größt|meist|höchst|längst|langsamst)\w{0,2}\b|\bplus (?:grande?s?|gros(?:se)?s?|longue?s?)\b|"
@@ -22,7 +24,7 @@ GREATEST = re.compile(
     re.IGNORECASE,
 )
 LEAST = re.compile(
-    r"\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|cheapest|min(?:imum)?)\b|"
+    r"\bout of (?:stock|space|quota|credit|ink)\b|\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|cheapest|min(?:imum)?)\b|"
     r"\b(?:kleinst|niedrigst|kürzest|ältest)\w{0,2}\b",
     re.IGNORECASE,
 )
@@ -30,7 +32,8 @@ EMPTY = re.compile(
     r"\b(?:nobody|no ?one|never|unset|empty|blank|missing|(?:not|n't) (?:been |yet )?(?:set|filled|given|assigned))\b",
     re.IGNORECASE,
 )
-_AGE_WORDS = r"\b(?:newest|latest|youngest|oldest|earliest|(?:most|least) recent(?:ly)?)\b"
+_NEGATED_WORD = re.compile(r"(?:\bnot|n't|\bother than|\bexcept) (?:yet |being |been |a |an )?(\w+)")
+_AGE_WORDS = rf"\b(?:{_CHANGED} last|last {_CHANGED}|newest|latest|youngest|oldest|earliest|(?:most|least) recent(?:ly)?)\b"
 # A question about one of these reads the columns and fields whose names match.
 _MEASURES = (
     (r"memory|\bram\b|speicher|mémoire", r"mem(?:ory)?|%mem|rss|res|pss|vsz"),
@@ -107,6 +110,11 @@ def extract_last_question(question: str) -> str:
 def asks_for_extreme(question: str) -> bool:
     """Return True if the question asks for the greatest or the least of something."""
     return GREATEST.search(question) is not None or LEAST.search(question) is not None
+
+
+def list_negated_words(question: str) -> set[str]:
+    """Return the words behind "not", "other than" or "except" in the last question, in lower case."""
+    return set(_NEGATED_WORD.findall(extract_last_question(question).lower()))
 
 
 def is_measure(name: str, question: str) -> bool:

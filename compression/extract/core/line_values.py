@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from . import answer_types, bm25, severity
 from .bm25 import Query, Span
@@ -164,10 +164,11 @@ def find_key_elements(text: str, spans: Sequence[Span]) -> Iterator[tuple[int, i
             yield index + 1, index
 
 
-def find_odd_values(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
-    """Return the lines with a value unlike those of the same key, or an odd flag; and the lines without a value.
+def find_odd_values(text: str, spans: Sequence[Span], negated: Collection[str]) -> tuple[list[int], ...]:
+    """Return the lines with a value unlike those of the same key, or an odd flag; without a value; and with another one.
 
-    A rare `On` among lines with `Off` is odd, whatever their keys.
+    A rare `On` among lines with `Off` is odd, whatever their keys. The last list has the lines with a value other than
+    a negated one that most lines with their key have: `size = large`, if "not small" is asked for.
     """
     columns: dict[str, list[tuple[int, str]]] = {}
     assigned: list[tuple[int, str]] = []
@@ -189,13 +190,17 @@ def find_odd_values(text: str, spans: Sequence[Span]) -> tuple[list[int], list[i
         for word in words if len(values) >= MIN_PAIRS else ():
             lines = [index for index, value in values if value == word]
             odd.update(lines if len(lines) <= MAX_ODD_SHARE * len(values) else ())
+    others: set[int] = set()
     for column in columns.values():
+        named = {index for index, value in column if value.lower() in negated} if negated else set[int]()
+        if 2 * len(named) > len(column):
+            others.update(index for index, _ in column if index not in named)
         if len(column) >= MIN_PAIRS:
             outliers = find_outliers([value for _, value in column], DEFAULT_OUTLIER_WEIGHTS)
             odd.update(column[row][0] for row in outliers if len(outliers) <= max(2, MAX_ODD_SHARE * len(column)))
             blank = [index for index, value in column if not value]
             empty.update(blank if len(blank) <= MAX_ODD_SHARE * len(column) else ())
-    return sorted(odd), sorted(empty)
+    return sorted(odd), sorted(empty), sorted(others)
 
 
 def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int]:
