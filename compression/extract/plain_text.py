@@ -227,11 +227,7 @@ class PlainTextCompressor:
         asked = bm25.parse_query(answer_types.extract_last_question(task.question), weights)
         named = set(line_values.find_named_lines(task.text, spans, asked))  # a call may name many more
         named.update(line_values.find_named_titles(task.text, spans, titles, asked))
-        named_records = named | records.find_identified(structure, task.text, spans, named)
-        below: dict[int, None] = {}
-        for index, parent in enumerate(structure.parents) if named else ():
-            if parent in named_records or parent in below:
-                below[index] = None
+        below = records.list_named_members(structure, task.text, spans, named)
         remedies: list[int] = []
         if diagnosis.asks_what_is_wrong(task.question):
             remedies += diagnosis.find_remedies(task.text, spans)

@@ -155,8 +155,7 @@ def _list_sections(text: str, spans: Sequence[Span], parents: Sequence[int]) -> 
     """Return the section of each sentence: that of its heading, else its paragraph."""
     paragraphs = _assign_paragraphs(text, spans)
     return [
-        (parent < 0, paragraph if parent < 0 else parent)
-        for parent, paragraph in zip(parents, paragraphs, strict=True)
+        (parent < 0, paragraph if parent < 0 else parent) for parent, paragraph in zip(parents, paragraphs, strict=True)
     ]
 
 

@@ -24,7 +24,8 @@ GREATEST = re.compile(
     re.IGNORECASE,
 )
 LEAST = re.compile(
-    r"\bout of (?:stock|space|quota|credit|ink)\b|\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|cheapest|min(?:imum)?)\b|"
+    r"\bout of (?:stock|space|quota|credit|ink)\b|"
+    r"\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|cheapest|min(?:imum)?)\b|"
     r"\b(?:kleinst|niedrigst|kürzest|ältest)\w{0,2}\b",
     re.IGNORECASE,
 )
@@ -33,7 +34,9 @@ EMPTY = re.compile(
     re.IGNORECASE,
 )
 _NEGATED_WORD = re.compile(r"(?:\bnot|n't|\bother than|\bexcept) (?:yet |being |been |a |an )?(\w+)")
-_AGE_WORDS = rf"\b(?:{_CHANGED} last|last {_CHANGED}|newest|latest|youngest|oldest|earliest|(?:most|least) recent(?:ly)?)\b"
+_AGE_WORDS = (
+    rf"\b(?:{_CHANGED} last|last {_CHANGED}|newest|latest|youngest|oldest|earliest|(?:most|least) recent(?:ly)?)\b"
+)
 # A question about one of these reads the columns and fields whose names match.
 _MEASURES = (
     (r"memory|\bram\b|speicher|mémoire", r"mem(?:ory)?|%mem|rss|res|pss|vsz"),

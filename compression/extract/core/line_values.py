@@ -165,10 +165,10 @@ def find_key_elements(text: str, spans: Sequence[Span]) -> Iterator[tuple[int, i
 
 
 def find_odd_values(text: str, spans: Sequence[Span], negated: Collection[str]) -> tuple[list[int], ...]:
-    """Return the lines with a value unlike those of the same key, or an odd flag; without a value; and with another one.
+    """Return the lines with a value unlike those of the same key, or an odd flag; those without a value; and others.
 
-    A rare `On` among lines with `Off` is odd, whatever their keys. The last list has the lines with a value other than
-    a negated one that most lines with their key have: `size = large`, if "not small" is asked for.
+    A rare `On` among lines with `Off` is odd, whatever their keys. The others have a value other than a negated one
+    that most lines with their key have: `size = large`, if "not small" is asked for.
     """
     columns: dict[str, list[tuple[int, str]]] = {}
     assigned: list[tuple[int, str]] = []

@@ -5,8 +5,9 @@ other alphabets also match by their prefix. A question and a text must use the s
 """
 
 import re
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache, partial
+from itertools import pairwise
 from unicodedata import decimal, normalize
 
 MAX_WORD_CHARACTERS = 400  # the rest of a longer word, usually a blob, is ignored
@@ -37,6 +38,12 @@ _UNSPACED_CHARACTER = re.compile(f"[{_BIGRAM_SCRIPTS}{_TRIGRAM_SCRIPTS}]")
 _SCRIPT_RUN = re.compile(f"[{_BIGRAM_SCRIPTS}]+|[{_TRIGRAM_SCRIPTS}]+|[^{_BIGRAM_SCRIPTS}{_TRIGRAM_SCRIPTS}]+")
 _TRIGRAM_CHARACTER = re.compile(f"[{_TRIGRAM_SCRIPTS}]")
 _DIACRITICS = re.compile(r"[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed]")
+_PLAIN_WORD = re.compile(r"[a-z]+")
+_ABBREVIATIONS = """address addr, authentication auth, average avg, configuration config conf cfg, connection conn,
+    database db, destination dst dest, device dev, directory dir, environment env, error err, interface iface,
+    maximum max, memory mem, message msg, minimum min, number num, package pkg, password passwd pwd, permission perm,
+    processor cpu, received rx recv, request req, response resp, sent tx, source src, temperature temp, transmitted tx,
+    utilization util, version ver"""
 _ENDINGS = frozenset(re.findall(r"\w+", "ations ation ments ment ingly ings ing edly ies ied ers ed er es ly s e y"))
 _MAX_ENDING_LENGTH = 6
 
@@ -81,6 +88,23 @@ def _blank_separators(run: str, pattern: re.Pattern[str]) -> str:
 def is_unspaced(character: str) -> bool:
     """Return True if the character belongs to a script without blanks between words."""
     return not character.isascii() and _UNSPACED_CHARACTER.match(character) is not None
+
+
+@cache
+def _list_abbreviations() -> dict[str, list[str]]:
+    """Return the abbreviations that commands print, by the stem of the word."""
+    entries = [entry.split() for entry in _ABBREVIATIONS.split(",")]
+    return {stem(word): abbreviations for word, *abbreviations in entries}
+
+
+def list_variants(question: str) -> Iterator[str]:
+    """Yield other spellings of the words of a question: common abbreviations, and two words as one (`hostname`)."""
+    words = _PLAIN_WORD.findall(question.lower())
+    for word in words:
+        yield from _list_abbreviations().get(stem(word), ())
+    for first, second in pairwise(words):
+        if len(first) >= PREFIX_LENGTH and len(second) >= PREFIX_LENGTH:
+            yield stem(first + second)
 
 
 def stem(word: str) -> str:
