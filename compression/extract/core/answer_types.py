@@ -47,7 +47,8 @@ _MEASURES = (
     ),
     (
         r"slow|long|fast|short|durat|latenc|langsam|lange",
-        r"(?:total[-_ ]?)?time|(?:\w+[-_ ])?duration(?:[-_ ]?ms)?|elapsed(?:[-_ ]?ms)?|latency|took|uptime|days|seconds",
+        r"(?:total[-_ ]?)?time|(?:\w+[-_ ])?duration(?:[-_ ]?ms)?|elapsed(?:[-_ ]?ms)?|latency|took|uptime|days|secs|"
+        r"seconds",
     ),
     (_AGE_WORDS, r"age|etime|uptime|(?:\w+[-_ ]?)?(?:date|created|updated|modified|time|at)|last[-_ ]?\w+"),
     (
