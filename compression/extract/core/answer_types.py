@@ -15,7 +15,7 @@ MAX_UNITS = 300  # units examined, the best by score
 _MAX_QUESTION_TAIL = 4_000  # characters searched for the last question
 
 _CHANGED = r"(?:changed|modified|updated|created|added|written|edited|seen|touched|started|deployed|released)"
-GREATEST = re.compile(
+_GREATEST = re.compile(
     rf"\b(?:{_CHANGED} last|last {_CHANGED})\b|"
     r"\b(?:most|largest|biggest|highest|greatest|longest|strongest|newest|latest|youngest|slowest|max(?:imum)?|top|busiest|"
     r"heaviest|hottest|fullest|why\b.{0,40}\bso (?:large|big|high|long))\b|"
@@ -23,7 +23,7 @@ GREATEST = re.compile(
     r"\bmás (?:grande|larg|alt)",
     re.IGNORECASE,
 )
-LEAST = re.compile(
+_LEAST = re.compile(
     r"\bout of (?:stock|space|quota|credit|ink)\b|"
     r"\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|cheapest|min(?:imum)?)\b|"
     r"\b(?:kleinst|niedrigst|kürzest|ältest)\w{0,2}\b",
@@ -47,8 +47,7 @@ _MEASURES = (
     ),
     (
         r"slow|long|fast|short|durat|latenc|langsam|lange",
-        r"(?:total[-_ ]?)?time|(?:\w+[-_ ])?duration(?:[-_ ]?ms)?|elapsed(?:[-_ ]?ms)?|latency|took|uptime|days|secs|"
-        r"seconds",
+        r"(?:total[-_ ]?)?time|(?:\w+[-_ ])?(?:duration|elapsed)(?:[-_ ]?ms)?|latency|took|uptime|days|seconds",
     ),
     (_AGE_WORDS, r"age|etime|uptime|(?:\w+[-_ ]?)?(?:date|created|updated|modified|time|at)|last[-_ ]?\w+"),
     (
@@ -111,9 +110,9 @@ def extract_last_question(question: str) -> str:
     return question if len(question) <= MAX_CHARACTERS else ""
 
 
-def asks_for_extreme(question: str) -> bool:
-    """Return True if the question asks for the greatest or the least of something."""
-    return GREATEST.search(question) is not None or LEAST.search(question) is not None
+def list_directions(question: str) -> list[bool]:
+    """Return False if the question asks for the greatest of something, and True if it asks for the least."""
+    return [least for pattern, least in ((_GREATEST, False), (_LEAST, True)) if pattern.search(question)]
 
 
 def list_negated_words(question: str) -> set[str]:
