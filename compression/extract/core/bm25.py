@@ -78,7 +78,7 @@ def is_named(name: str, query: Query) -> bool:
     if any(term in query.term_weights for word in words for term in terms.extract_terms(word)):
         return True
     return any(
-        term.startswith(word.lower())
+        term.startswith(word.lower()) or (len(term) >= terms.SHARED_PREFIX_LENGTH and word.lower().startswith(term))
         for word in words
         if len(word) >= terms.PREFIX_LENGTH
         for term in query.term_weights

@@ -29,7 +29,10 @@ _FIELD = re.compile(
     r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?"
     r"([-+]?\d[\d.,]{0,20}(?:[kKMGT](?![a-z])| ?[kKMGT]?i?[bB]\b)?)"
 )
-_INLINE_FIELD = re.compile(r"(?<![\w.-])([A-Za-z][\w.-]{0,40})=[\"']?([-+]?\d[\d.,]{0,20}[kKMGT]?)(?![\w-])")
+_INLINE_FIELD = re.compile(  # `seconds="12"`, `<price>12</price>`
+    r"(?<![\w.-])([A-Za-z][\w.-]{0,40})(?:=[\"']?|>)([-+]?\d[\d.,]{0,20}[kKMGT]?)(?![\w-])"
+)
+_COUNTED_NOUN = re.compile(r"(?<![\w.-])(\d{1,12}) ([a-z]{4,20})(?![\w.-])")  # `12 insertions`
 _PAIR = re.compile(
     r"[\s-]{0,80}(?:export )?[\"'<]?([A-Za-z_][^\n:=|<>]{0,60}?)[\"']?\s{0,40}([:=|]|>(?=[^\n>]{0,80}</))[ \t]{0,40}"
     r"([^\n<]{0,80})"
@@ -51,6 +54,7 @@ _CHANGE_WORDS = [  # question, characters of a bar of `git diff --stat`
 _STATUS_LINE = re.compile(r"[<>* ]{0,4}HTTP/\d(?:\.\d)? [1-5]\d\d\b")
 _ENDING = r"(?:ations?|ments?|ings?|e[dsr]?|ers|ie[sd]|ly|[sy])"  # that a stem lacks
 _NUMBER = re.compile(r"\d(?<![\w.]\d)\d{0,14}(?:\.\d{1,9})?(?![\w.])")  # begins with a set, which is searched fast
+_IDENTIFIER = re.compile(r"\d\D*\d|\d.*[A-Za-z]|[A-Za-z].*\d")
 _NAME = re.compile(r"[\w@][\w@+.-]*[\w+]")
 
 
@@ -89,17 +93,12 @@ def rank_asked_columns(
 
     A column is its name and its cells; only columns of numbers count.
     """
-    measured = [index for index, (name, _) in enumerate(columns) if answer_types.is_measure(name, question)]
-    named = [index for index, (name, _) in enumerate(columns) if bm25.is_named(name, query)]
-    for indices in (measured, named):
-        rankings: list[tuple[int, list[int]]] = []
-        for index in indices:
-            name, cells = columns[index]
+    rankings: list[tuple[int, list[int]]] = []
+    for index, (name, cells) in enumerate(columns):
+        if answer_types.is_measure(name, question) or bm25.is_named(name, query):
             is_reversed = answer_types.is_reversed(name, question)
             rankings.append((index, rank_numbers(cells, count, least=least != is_reversed)))
-        if any(rows for _, rows in rankings):
-            return rankings
-    return []
+    return rankings if any(rows for _, rows in rankings) else []
 
 
 def _find_named_fields(text: str, spans: Sequence[Span], question: str, query: Query) -> list[list[tuple[int, str]]]:
@@ -127,8 +126,9 @@ def _read_field(text: str, span: Span) -> list[tuple[str, str]]:
 
 
 def _read_inline_fields(text: str, span: Span) -> list[tuple[str, str]]:
-    """Return the keys and the numbers of a line such as `<job id="a" seconds="12">`."""
-    return _INLINE_FIELD.findall(text, *span)
+    """Return the keys and the numbers of a line such as `<job id="a" seconds="12">` and `3 files, 12 insertions`."""
+    nouns = ((noun, number) for number, noun in _COUNTED_NOUN.findall(text, *span))
+    return [*_INLINE_FIELD.findall(text, *span), *nouns]
 
 
 def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, str]]]:
@@ -207,8 +207,9 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
     """Return the lines whose key, name, first cell or whole value is a word of the question, if they are few."""
     words = [*query.literals, *(term for term in query.term_weights if len(term) > 1)]
     names = list(dict.fromkeys(word for word in words if _NAME.fullmatch(word)))[:MAX_NAMES]
+    mentions = list(_iter_rare_mentions(text, spans, query.literals))
     if not names:
-        return []
+        return mentions
     alternatives = "|".join(map(re.escape, names))
     key = re.compile(
         r"[\s\"'-]{0,40}[A-Za-z][\w .-]{0,40}[\"']?[ \t]{0,40}[:=|][ \t]{0,40}"
@@ -234,7 +235,18 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
             lines_by_name.setdefault(match[0].strip().lower(), []).append(index)
         elif (match := compound.match(text, *spans[index])) is not None:
             lines_by_name.setdefault(f"*{(match[1] or match[2]).lower()}", []).append(index)
-    return [index for lines in lines_by_name.values() if len(lines) <= MAX_NAMED_LINES for index in lines]
+    named = (index for lines in lines_by_name.values() if len(lines) <= MAX_NAMED_LINES for index in lines)
+    return list(dict.fromkeys([*named, *mentions]))
+
+
+def _iter_rare_mentions(text: str, spans: Sequence[Span], literals: Sequence[str]) -> Iterator[int]:
+    """Yield the few lines with an address or identifier of the question, such as `10.0.0.7` and `inc-0044`."""
+    for literal in literals:
+        if _IDENTIFIER.search(literal):
+            whole = re.compile(rf"(?<![\w.-]){re.escape(literal)}(?![\w-]|\.\w)")
+            candidates = severity.find_lines_with_words(text, [literal.lower()], spans)
+            lines = [index for index in candidates[: 4 * MAX_NAMED_LINES] if whole.search(text, *spans[index])]
+            yield from lines if len(lines) <= MAX_NAMED_LINES else ()
 
 
 def find_named_titles(text: str, spans: Sequence[Span], titles: Sequence[int], query: Query) -> list[int]:
