@@ -96,7 +96,11 @@ def iter_asked_rows(
     for least in answer_types.list_directions(question):
         named_columns = list(zip(names, columns, strict=True))
         rankings = line_values.rank_asked_columns(named_columns, question, query, count, least=least)
-        for ranking in [rows for _, rows in rankings] or [rank_numbers(cells, 1, least=least) for cells in columns]:
+        ranked = [rows for _, rows in rankings] or [rank_numbers(cells, 1, least=least) for cells in columns]
+        if not least:  # the greatest expense of an account is its least number
+            signed = [cells for cells in columns if any(cell.startswith("-") for cell in cells)]
+            ranked += [rank_numbers(cells, 1, least=True) for cells in signed]
+        for ranking in ranked:
             yield from ((row, bonus * (1 + 1 / (1 + rank))) for rank, row in enumerate(ranking))
     stems = [terms.stem((match[1] or match[2]).lower())[:5] for match in _ABSENCE.finditer(question)]
     asks_for_empty = answer_types.EMPTY.search(question) is not None

@@ -129,9 +129,14 @@ def is_measure(name: str, question: str) -> bool:
     )
 
 
+def asks_for_age(question: str) -> bool:
+    """Return True if the question asks for the newest or the oldest of something."""
+    return re.search(_AGE_WORDS, question, re.IGNORECASE) is not None
+
+
 def is_reversed(name: str, question: str) -> bool:
     """Return True if the least value of a column is the greatest that is asked for: AGE for "newest"."""
-    return _AGE_NAME.fullmatch(name.strip()) is not None and re.search(_AGE_WORDS, question, re.IGNORECASE) is not None
+    return _AGE_NAME.fullmatch(name.strip()) is not None and asks_for_age(question)
 
 
 def match_answer_type(text: str, spans: Sequence[Span], question: str, scores: Sequence[float]) -> list[bool]:

@@ -32,6 +32,13 @@ _FIELD = re.compile(
 _INLINE_FIELD = re.compile(  # `seconds="12"`, `<price>12</price>`
     r"(?<![\w.-])([A-Za-z][\w.-]{0,40})(?:=[\"']?|>)([-+]?\d[\d.,]{0,20}[kKMGT]?)(?![\w-])"
 )
+_MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
+_MONTH = r"((?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec))"
+_DATE_FIELD = re.compile(  # an ISO date, `Mon Nov 30 07:57:47 2026`, or `Mon, 30 Nov 2026 07:57:47`
+    r"\s{0,40}<?([A-Za-z][\w -]{0,30})\s{0,20}[:=>]\s{0,20}(?:(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?)"
+    rf"|(?:[A-Z][a-z]{{2}},? )?(?:{_MONTH} {{1,2}}(\d{{1,2}}) (\d\d:\d\d:\d\d) (\d{{4}})"
+    rf"|(\d{{1,2}}) {_MONTH} (\d{{4}}) (\d\d:\d\d(?::\d\d)?)))"
+)
 _COUNTED_NOUN = re.compile(r"(?<![\w.-])(\d{1,12}) ([a-z]{4,20})(?![\w.-])")  # `12 insertions`
 _PAIR = re.compile(
     r"[\s-]{0,80}(?:export )?[\"'<]?([A-Za-z_][^\n:=|<>]{0,60}?)[\"']?\s{0,40}([:=|]|>(?=[^\n>]{0,80}</))[ \t]{0,40}"
@@ -66,7 +73,8 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
     directions = answer_types.list_directions(question)
     if not directions:
         return dict.fromkeys(_find_asked_changes(text, spans, question), 1.0)
-    named = _find_named_fields(text, spans, question, query)
+    named = _find_date_fields(text, spans) if answer_types.asks_for_age(question) else []
+    named = named or _find_named_fields(text, spans, question, query)
     columns = named or list(_iter_columns(text, spans))
     count = ASKED_LINES if len(columns) <= MAX_COMPARED_COLUMNS or named else 1
     asked: dict[int, float] = {}
@@ -117,6 +125,20 @@ def _find_named_fields(text: str, spans: Sequence[Span], question: str, query: Q
         if columns:
             return columns
     return []
+
+
+def _find_date_fields(text: str, spans: Sequence[Span]) -> list[list[tuple[int, str]]]:
+    """Return the lines and dates of each field with dates, such as `Date: Mon Nov 30 07:57:47 2026`, as ISO dates."""
+    fields: dict[str, list[tuple[int, str]]] = {}
+    for index, span in enumerate(spans):
+        match = _DATE_FIELD.match(text, *span)
+        if match is not None:
+            name, iso, month, day, time, year, other_day, other_month, other_year, other_time = match.groups()
+            if iso is None:
+                number = _MONTHS.find(month or other_month) // 3 + 1
+                date = f"{year or other_year}-{number:02}-{int(day or other_day):02} {time or other_time}"
+            fields.setdefault(name, []).append((index, iso or date))
+    return [values for values in fields.values() if len(values) >= MIN_COLUMN_LINES]
 
 
 def _read_field(text: str, span: Span) -> list[tuple[str, str]]:
