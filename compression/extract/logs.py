@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from ..compressor import CompressedPassage, Task
 from . import log_entries
-from .core import answer_types, bm25, line_values, lines, severity, thinning
+from .core import bm25, line_values, lines, severity, thinning
 from .core.bm25 import Query
 from .core.scoring import boost_ends, measure_frequencies, number_occurrences, score_matches, smooth_scores
 from .core.selection import Units, compress_units
@@ -22,6 +22,7 @@ from .log_entries import LogEntries, LogWeights
 _FILE_MODE = re.compile(r"^[-dlbcps][-rwxsStT]{9}[.+@]?\s", re.MULTILINE)
 Number = TypeVar("Number", int, float)
 _XML_DECLARATION = re.compile(r"\ufeff?\s{0,100}<\?xml ")
+SAMPLE_CHARACTERS = 8_000  # that show the fields of a long log
 DEFAULT_LOG_WEIGHTS = LogWeights()
 
 
@@ -80,7 +81,10 @@ class LogCompressor:
 def _thin(task: Task, query: Query) -> Task:
     """Leave out most entries of a long log, but none with a value that the question asks for."""
     needed: list[int] = []
-    if thinning.is_long(task) and answer_types.list_directions(task.question):
+    sample = task.text[:SAMPLE_CHARACTERS]
+    if thinning.is_long(task) and line_values.has_asked_fields(
+        sample, lines.find_line_spans(sample), task.question, query
+    ):
         spans = lines.find_line_spans(task.text)
         needed = [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]
     return thinning.thin(task, partial(log_entries.find_entry, task.text), needed)

@@ -38,6 +38,7 @@ from .tables import DEFAULT_TABLE_WEIGHTS, find_odd_rows, iter_asked_rows
 
 CHARACTERS_PER_TOKEN = 4
 MAX_SECTION_LINES = 60  # of a section whose severity all of its lines gain; less if it is longer
+MAX_NAMED_LINES = 20  # that are read whatever their pieces are worth
 ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
 
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
@@ -319,7 +320,8 @@ def _thin(task: Task) -> Task:
         return task
     spans = lines.find_line_spans(task.text)
     asked = bm25.parse_query(answer_types.extract_last_question(task.question))
-    needed = [*starts.roots, *(spans[i][0] for i in line_values.find_named_lines(task.text, spans, asked))]
+    named = line_values.find_named_lines(task.text, spans, asked)
+    needed = [*starts.roots, *(spans[i][0] for i in named if len(named) <= MAX_NAMED_LINES)]
     if answer_types.list_directions(task.question):
         query = bm25.parse_query(task.question)
         needed += [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]

@@ -10,10 +10,12 @@ from .outliers import DEFAULT_OUTLIER_WEIGHTS, find_outliers, find_outlying_numb
 
 ASKED_LINES = 3  # with the greatest or least values of a field
 MAX_COMPARED_COLUMNS = 3  # more columns give one line each
+MAX_NAMED_FIELDS = 8  # whose values are compared, those with most values first
 MAX_COLUMNS = 10  # of lines with columns, from the left
 MIN_NUMERIC_SHARE = 0.8  # of the lines with a number in a column
 MIN_COLUMN_LINES = 5
 SAMPLED_FIELDS = 2_000  # lines examined to find fields
+SAMPLED_INLINE_FIELDS = 200  # the same, of fields inside lines
 SAMPLED_ROWS = 400  # lines examined to find columns of numbers
 MIN_ALIKE_LINES = 12  # whose numbers are compared
 MAX_COMPARED_NUMBERS = 12  # of a line
@@ -109,10 +111,18 @@ def rank_asked_columns(
     return rankings if any(rows for _, rows in rankings) else []
 
 
+def has_asked_fields(text: str, spans: Sequence[Span], question: str, query: Query) -> bool:
+    """Return True if the lines have dates or numbers in fields that a question for an extreme names."""
+    if not answer_types.list_directions(question):
+        return False
+    is_dated = answer_types.asks_for_age(question) and _find_date_fields(text, spans) != []
+    return is_dated or _find_named_fields(text, spans, question, query) != []
+
+
 def _find_named_fields(text: str, spans: Sequence[Span], question: str, query: Query) -> list[list[tuple[int, str]]]:
     """Return the lines and values of each field that the query names; the names of fields come from a sample."""
-    sample = spans[:: max(1, len(spans) // SAMPLED_FIELDS)]
-    for read in (_read_field, _read_inline_fields):
+    for read, size in ((_read_field, SAMPLED_FIELDS), (_read_inline_fields, SAMPLED_INLINE_FIELDS)):
+        sample = spans[:: max(1, len(spans) // size)]
         names = dict.fromkeys(name for span in sample for name, _ in read(text, span))
         named = [name for name in names if answer_types.is_measure(name, question)]
         named = named or [name for name in names if bm25.is_named(name, query)]
@@ -121,9 +131,9 @@ def _find_named_fields(text: str, spans: Sequence[Span], question: str, query: Q
             for name, value in read(text, spans[index]):
                 if name in fields:
                     fields[name].append((index, value))
-        columns = [values for values in fields.values() if len(values) > 1]
+        columns = sorted((values for values in fields.values() if len(values) > 1), key=len, reverse=True)
         if columns:
-            return columns
+            return columns[:MAX_NAMED_FIELDS]
     return []
 
 
