@@ -84,7 +84,11 @@ def plan_compression(
         known = EMPTY_PREFIX  # a target depends on what is left of the budget
     first = len(known.turns)
     counts = known.counts + _count_turns(turns[first:], vocabulary)
-    options = PassageOptions(has_tools, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
+
+    def is_long(text: str) -> bool:
+        return vocabulary.count(text) >= rules.min_tokens
+
+    options = PassageOptions(has_tools, is_long, rules.query)
     new_passages, question = passages.find_passages(turns, options, first, known.question)
     new = [_decide(passage, turns, rules, vocabulary, old=False) for passage in new_passages]
     if rules.budget:

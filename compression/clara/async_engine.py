@@ -21,8 +21,7 @@ from ..models.worker import WorkerLimits, WorkerStatus
 from . import locate
 from .exceptions import UnknownRateError
 from .jobs import ClaraAnswer, ModelJob
-from .locate import NANO_NAME
-from .model_source import MLX_DEVICE
+from .locate import MLX_DEVICE, NANO_NAME
 from .worker import Worker
 
 if TYPE_CHECKING:

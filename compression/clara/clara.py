@@ -27,8 +27,9 @@ from .exceptions import reject_single_text
 from .inference import Array, pick_first_group
 from .latent_store import LatentStore
 from .latents import Latents
+from .locate import MLX_DEVICE
 from .memory_ranking import RetrievalResult
-from .model_source import MLX_DEVICE, LoadedModel, ModelSource, Placement
+from .model_source import LoadedModel, ModelSource, Placement
 from .prompt_layout import Compat, PromptPlan, plan_prompt
 from .replies import PreparedPrompt, Reply
 from .tokenizer import Span

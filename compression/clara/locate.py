@@ -26,6 +26,7 @@ _REPO_PATTERN = re.compile(r"[\w.-]+/[\w.-]+")
 _KNOWN_BASES = {"Mistral-7B-Instruct-v0.2": "mistralai/Mistral-7B-Instruct-v0.2"}
 # The bundled model: small, for short memories and simple facts.
 NANO_NAME = "clara-nano"
+MLX_DEVICE = "mlx"
 BUNDLED_MODELS = {NANO_NAME: Path(__file__).with_name("nano")}
 
 

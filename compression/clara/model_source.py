@@ -14,8 +14,6 @@ from .tokenizer import ClaraTokenizer, MemoryTokenSpec
 if TYPE_CHECKING:
     from .quantized_weights import QuantizedWeightStore
 
-MLX_DEVICE = "mlx"
-
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
