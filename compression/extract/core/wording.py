@@ -33,6 +33,8 @@ _WORDS = bytes(  # small letters, `0` for digits
 
 def find_odd_wordings(units: Sequence[str]) -> list[int]:
     """Return the indices of the few units that share hardly any pair of adjacent words with the others."""
+    if len(units) < MIN_UNITS:
+        return []
     if len(units) >= 2 * SAMPLED_RUNS * RUN_UNITS:
         starts = range(0, len(units), len(units) // SAMPLED_RUNS)
         sample = [unit for start in starts for unit in units[start : start + RUN_UNITS]]

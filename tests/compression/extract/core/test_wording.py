@@ -17,6 +17,10 @@ def test_a_remark_in_a_long_text_of_records_is_odd() -> None:
     assert wording.find_odd_wordings(units) == [1_200]
 
 
+def test_nothing_is_odd_among_few_units() -> None:
+    assert wording.find_odd_wordings([]) == wording.find_odd_wordings(["a remark"]) == []
+
+
 def test_nothing_is_odd_in_running_text() -> None:
     words = ["oak", "elm", "ash", "fir", "yew", "box", "bay", "fig", "nut", "pea", "rye", "hop"]
     units = [" ".join(words[index:] + words[:index])[::-1] + f" tale{words[index]}" for index in range(12)]
