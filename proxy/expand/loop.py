@@ -140,7 +140,8 @@ class ToolLoop:
             self._is_too_long = True
             return True
         if self._has_started_stream:
-            await self._exchange.end_response(self._encode_upstream_error(payload, reply.status))
+            event = await offload.run_for(len(payload), self._encode_upstream_error, payload, reply.status)
+            await self._exchange.end_response(event)
         else:
             await relay.send_whole_body(self._exchange, reply.status, self._build_headers(reply), payload)
             error = await offload.run_for(len(payload), json_types.parse_object, payload)
@@ -243,7 +244,8 @@ class ToolLoop:
         if message is None or has_error(message):
             self._context.outcome = "upstream_error"
             await self._start_stream(reply, is_whole=True)
-            await self._exchange.end_response(self._encode_upstream_error(payload, reply.status))
+            event = await offload.run_for(len(payload), self._encode_upstream_error, payload, reply.status)
+            await self._exchange.end_response(event)
             return False
         await self._start_stream(reply, is_whole=True)
         events = await offload.run_for(len(payload), reply_events.split_reply, self._adapter.name, message)
