@@ -14,6 +14,7 @@ from typing import Self
 import aiohttp
 
 from ...config.outbound_proxy import ProxyResolver, UnusableProxyError
+from ..protocols import offload
 from ..protocols.api_errors import ApiError, UpstreamError
 from .exchange import RawHeaders
 from .response_encodings import create_decoders
@@ -50,7 +51,7 @@ class UpstreamReply:
             size += len(chunk)
             if size > MAX_BUFFERED_BYTES:
                 raise too_large_error()
-        return b"".join(parts)
+        return await offload.run_for(size, b"".join, parts)
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Return an iterator over the body in chunks as it arrives."""
