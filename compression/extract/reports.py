@@ -8,11 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log, sqrt
 
 from ..compressor import CompressedPassage, Task
 from . import search
-from .core import lines, severity, stack_traces, thinning
+from .core import diagnosis, error_blocks, lines, severity, stack_traces, thinning
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.scoring import boost_ends, score_question, smooth_scores
@@ -22,10 +23,9 @@ from .core.stack_traces import TraceLines, TraceWeights
 MAX_LINE_CHARACTERS = 400  # matched against the patterns
 MAX_REASONS = 8  # that share a place
 
-_SEPARATOR_LINE = re.compile(r"[\W_]+$")
 _TITLE_ROLE, _DIFF_HEADER, _REASON, _PLACE, _POINTER = "title", "diff", "reason", "place", "pointer"
 _ROLE = re.compile(  # the part of a line in a failure
-    r"(?P<title>\s{0,8}● \S|_{2,} \S.{0,200} _{2,}\s*$|\s{0,6}\d{1,4}\) \S|---- \S.{0,200} ----\s*$"
+    r"(?P<title>\s{0,8}● \S| FAIL {1,2}\S|_{2,} \S.{0,200} _{2,}\s*$|\s{0,6}\d{1,4}\) \S|---- \S.{0,200} ----\s*$"
     r"|={2,} (?:FAIL|ERROR): )"
     r"|(?P<diff>\s*(?:-{1,3} (?:Expected|Snapshot)|\+{1,3} (?:Received|Actual))\b)"
     r"|(?P<reason>\s*(?:"  # the pair of values that differ, or the data of an error
@@ -42,6 +42,9 @@ _RESULT = (  # of one test
     r"[^\s:]{1,300}+::\S{1,300}+ (?:PASSED|FAILED|SKIPPED|ERROR|XFAIL)\b|(?:PASSED|FAILED|ERROR) \S|(?:not )?ok \d"
     r"|test \S{1,300}+ \.\.\. |(?:PASS|FAIL)  ?\S|--- (?:PASS|FAIL|SKIP): |\[(?:INFO|ERROR|WARNING)\] "
 )
+_FAILED_TITLE = re.compile(r"(?!>|BUILD )\S[^\n]{0,300}(?<! \.\.\.) (?:FAILED|\*{3} FAILED \*{3})\s{0,8}\n[ \t]+\S")
+_GUTTER = re.compile(r"\s{0,12}(?:>\s{0,8})?\d{0,7}\s{0,4}[|│]")  # of code with line numbers
+_RULE = re.compile(r"([-=_*~⎯─━])\1")
 _TITLE_LINE = re.compile(rf"\n(?:{_TITLE})")
 _SECTION_START = re.compile(rf"\n(?={_TITLE}|==+ |{_RESULT})")  # in a report with titles
 _FAILURE_START = re.compile(  # in other reports
@@ -61,6 +64,7 @@ class ReportWeights(TraceWeights):
     severity_scores: tuple[float, ...] = weight((0.0, 0.15, 0.5, 1.0), "no grade, warning, error, verdict")
     max_alike_verdicts: int = weight(10, "verdicts that differ only in numbers and locations", "lines")
     reason_bonus: float = weight(0.6, "first line indented below a verdict, or message above a trace")
+    block_bonus: float = weight(0.6, "a line of a short block with an error; divided by its look-alikes")
     hint_factor: float = weight(0.3, "a line in brackets, or a hint", "factor")
     essential_bonus: float = weight(1.5, "title, reason and place of a failure")
     pointer_bonus: float = weight(0.6, "the line of code that failed")
@@ -94,6 +98,10 @@ class ReportCompressor:
         grades = _grade_explanations(text, trace, severity.grade_lines(text, trace.spans), weights)
         failures = _find_failures(text, trace, grades, weights)
         scores = self._score_lines(task, trace, templates, grades, failures.bonuses)
+        for index, score in error_blocks.score_blocks(text, trace.spans, grades, templates, trace.frames).items():
+            scores[index] += weights.block_bonus * score
+        for index in diagnosis.find_boilerplate(text, trace.spans):
+            scores[index] *= weights.hint_factor
         verdicts = lines.select_verdicts(text, trace.spans, _grade_trace_ends(text, trace, grades), weights)
         units = Units(
             text,
@@ -104,7 +112,7 @@ class ReportCompressor:
             sizes=trace.sizes,
             parents=failures.parents,
             partners=stack_traces.pair_messages_with_frames(trace) | failures.partners,
-            required=verdicts,
+            required=sorted({*verdicts, *failures.odd_lines}),
             templates=templates,
         )
         return compress_units(task, units)
@@ -134,7 +142,7 @@ class ReportCompressor:
             line = text[trace.spans[index][0] : trace.spans[index][1]]
             template_occurrences[template] += 1
             line_occurrences[line] += 1
-            if _SEPARATOR_LINE.match(line):
+            if index in trace.separators:
                 scores.append(0.0)
             elif trace.frames[index]:
                 scores.append((0.5 * matches[index] + frame_scores[index]) / line_occurrences[line])
@@ -194,18 +202,22 @@ def _grade_explanations(text: str, trace: TraceLines, grades: list[int], weights
 class _FailureReader:
     """Finds the essential lines of failures, and the lines to keep with others.
 
-    `bonuses`: of titles, reasons, places and codes. `parents`: the title of each line, or the first line of its pair,
-    or -1. `partners`: the place of a reason, or the second line of its pair.
+    `bonuses`: of titles, reasons, places and codes. `parents`: the first line of its pair, the last line with less
+    indentation below its title, or its title, or -1. `owners`: its title, or -1. `partners`: the place of a reason, or
+    the second line of its pair. `odd_lines`: those of failures worded unlike the others.
     """
 
     def __init__(self, text: str, weights: ReportWeights) -> None:
         self.bonuses: dict[int, float] = {}
         self.parents: list[int] = []
+        self.owners: list[int] = []
         self.partners: dict[int, int] = {}
+        self.odd_lines: list[int] = []
         self._text = text
         self._weights = weights
         self._title = self._pair = -1  # the current title; the first of two lines that belong together
         self._title_start = 0
+        self._outline: list[tuple[int, int]] = []  # indentation and index of the lines around the current one
         self._reasons: list[int] = []  # without a place so far
         self._diff_lines = 0  # still to come
 
@@ -218,14 +230,29 @@ class _FailureReader:
         is_place = role == _PLACE and bool(self._reasons)
         if role == _TITLE_ROLE or (self._title >= 0 and _ends_section(self._text, self._title_start, start)):
             self._title, self._title_start = -1, start
-        self.parents.append(self._reasons[0] if is_place and self._title < 0 else self._title)
+        outer = self._find_outer_line(index, start, end)
+        self.parents.append(self._reasons[0] if is_place and self._title < 0 else max(outer, self._title))
         if role == _TITLE_ROLE:
             self._title = index
+        self.owners.append(self._title)
         if is_place:
             self.partners.update({reason: index for reason in self._reasons if reason not in self.partners})
         if is_place or role not in {"", _PLACE}:
             self.bonuses[index] = weights.pointer_bonus if role == _POINTER else weights.essential_bonus
         self._update_reasons(index, role, is_reason=role == _REASON or (is_error and role not in {_TITLE_ROLE, _PLACE}))
+
+    def _find_outer_line(self, index: int, start: int, end: int) -> int:
+        """Return the last line with less indentation, or -1."""
+        line = self._text[start:end]
+        indent = len(line) - len(line.lstrip())
+        outline = self._outline
+        while outline and outline[-1][0] >= indent:
+            outline.pop()
+        outer = outline[-1][1] if outline else -1
+        is_code = self._diff_lines > 0 or _GUTTER.match(self._text, start, end) is not None
+        if not is_code and not lines.is_separator(self._text, (start, end)):
+            outline.append((indent, index))
+        return outer
 
     def _update_reasons(self, index: int, role: str, *, is_reason: bool) -> None:
         if role == _REASON and self._pair == index - 1 and self._pair not in self.partners:
@@ -244,11 +271,31 @@ class _FailureReader:
 
 
 def _find_failures(text: str, trace: TraceLines, grades: Sequence[int], weights: ReportWeights) -> _FailureReader:
-    """Find the titles, reasons, places and codes of failures."""
+    """Find the titles, reasons, places and codes of failures, and the odd ones among many."""
     failures = _FailureReader(text, weights)
     for index, (span, grade, frame) in enumerate(zip(trace.spans, grades, trace.frames, strict=True)):
         failures.read_line(index, span, is_error=grade >= severity.ERROR and not frame)
+    for first, after in stack_traces.find_traces(trace.frames):
+        is_below = first > 0 and text.count("\n", trace.spans[first - 1][1], trace.spans[first][0]) == 1
+        if is_below and trace.frames[first] == stack_traces.INNERMOST_FIRST:
+            for index in range(first, after):
+                failures.parents[index] = max(failures.parents[index], first - 1)
+    titles = sorted(set(failures.owners) - {-1})
+    failures.odd_lines = error_blocks.find_odd_failures(text, trace.spans, titles, failures.owners)
+    for message, frame in stack_traces.pair_messages_with_frames(trace).items():
+        link = next((i for i in range(message + 1, message + 4) if _is_link(text, trace, i)), -1)
+        if link >= 0:
+            failures.partners.setdefault(frame, link)
+    for index, after in pairwise(range(len(trace.spans))):
+        is_heading = text[trace.spans[index][1] - 1] == ":" and failures.parents[after] == index
+        if is_heading and not trace.frames[after]:
+            failures.partners.setdefault(index, after)  # such as `Required by:`
     return failures
+
+
+def _is_link(text: str, trace: TraceLines, index: int) -> bool:
+    """Return True for the line between two traces of Python that says how their exceptions are related."""
+    return index < len(trace.spans) and _CHAINED_EXCEPTION.match(text, *trace.spans[index]) is not None
 
 
 def _classify_line(text: str, start: int, end: int, *, in_diff: bool) -> str:
@@ -256,12 +303,16 @@ def _classify_line(text: str, start: int, end: int, *, in_diff: bool) -> str:
     match = _ROLE.match(text, start, end)
     if match is not None:
         return match.lastgroup or ""
+    if text.startswith(
+        ("FAILED", " ***"), max(start, end - 6 if text[end - 1] == "D" else end - 4)
+    ) and _FAILED_TITLE.match(text, start):
+        return _TITLE_ROLE
     return _REASON if in_diff and _DIFF_LINE.match(text, start, end) else ""
 
 
 def _ends_section(text: str, title: int, line: int) -> bool:
     """Return True if a line is no part of the failure with this title: a rule, or less indented than the title."""
-    return (text.startswith(("==", "--"), line) and line != title) or (
+    return (_RULE.match(text, line) is not None and line != title) or (
         text[title].isspace() and not text[line].isspace()
     )
 
@@ -272,6 +323,5 @@ def _grade_trace_ends(text: str, trace: TraceLines, grades: Sequence[int]) -> li
     for _, after in stack_traces.find_traces(trace.frames):
         is_innermost_last = trace.frames[after - 1] == stack_traces.INNERMOST_LAST
         if is_innermost_last and after < len(adjusted) and not text[trace.spans[after][0]].isspace():
-            is_chained = _CHAINED_EXCEPTION.match(text, *trace.spans[after])
-            adjusted[after] = 0 if is_chained else severity.VERDICT
+            adjusted[after] = 0 if _is_link(text, trace, after) else severity.VERDICT
     return adjusted

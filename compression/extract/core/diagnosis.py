@@ -24,9 +24,22 @@ _REMEDY = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _CONTINUATION = re.compile(r"[ \t]*[a-z]\S* (?:\S+ ){2}")
-_BOILERPLATE_WORDS = ("complete ", "full ", "detailed ", "debug ", "more help", "more info", "more details")
+_BOILERPLATE_WORDS = (
+    "complete ",
+    "full ",
+    "detailed ",
+    "debug ",
+    "more help",
+    "more info",
+    "more details",
+    "run with",
+    "run maven ",
+    "available options",
+    "copyright (c)",
+)
 _BOILERPLATE = re.compile(
-    r"\b(?:(?:complete|full|detailed|debug) (?:log|report|output)|more (?:help|info(?:rmation)?|details))\b",
+    r"\b(?:(?:complete|full|detailed|debug) (?:log|report|output)|more (?:help|info(?:rmation)?|details)"
+    r"|(?:re-?)?run (?:\w+ )?with:? (?:the )?[`-]{1,2}\w+|copyright \(c\) \d{4})(?!\w)",
     re.IGNORECASE,
 )
 _PATH_LINE = re.compile(r"[ \t]*(?:https?://|[~/]|[A-Z]:\\)\S+\s*$")

@@ -22,9 +22,9 @@ _PLAIN_WORD = re.compile(r"[^\W\d_]?[^\W\d_A-Z]{2,}(?![^\W_])")
 _WORD = re.compile(r"[^\W\d]+|\d+")
 
 
-def find_odd_wordings(units: Sequence[str]) -> list[int]:
+def find_odd_wordings(units: Sequence[str], min_units: int = MIN_UNITS) -> list[int]:
     """Return the indices of the few units that share hardly any pair of adjacent words with the others."""
-    if len(units) < MIN_UNITS:
+    if len(units) < min_units:
         return []
     pairs: list[set[tuple[str, str]]] = []
     for unit in units:
@@ -39,7 +39,7 @@ def find_odd_wordings(units: Sequence[str]) -> list[int]:
         if unit_pairs
     }
     ranked = sorted(shares.values())
-    if len(ranked) < MIN_UNITS or ranked[len(ranked) // 2] < MIN_COMMON_SHARE:
+    if len(ranked) < min_units or ranked[len(ranked) // 2] < MIN_COMMON_SHARE:
         return []
     max_share = ODD_FACTOR * ranked[len(ranked) // 2]
     odd = [index for index, share in shares.items() if share <= max_share]

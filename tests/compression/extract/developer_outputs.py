@@ -1,0 +1,100 @@
+"""Outputs of tools for developers: failures, reports of memory checkers, resolvers of packages, tables, findings."""
+
+from .tool_outputs import ToolOutput
+
+RESOLVER = (
+    "\nFAILURE: Build failed with an exception.\n\n* What went wrong:\nExecution failed for task ':app:compileJava'.\n"
+    "> Could not resolve all files for configuration ':app:compile'.\n   > Could not resolve com.acme:money:2.\n"
+    "     Required by:\n         project :app > com.acme:pricing:7.1\n      > Could not resolve com.acme:money:2.4.\n"
+    "         > Could not GET 'https://repo.acme.example/money-2.4.pom'. Received status code 401 from server\n\n"
+    "* Try:\n> Run with --stacktrace option to get the stack trace.\n> Run with --scan to get full insights.\n\n"
+    "BUILD FAILED in 4s\n"
+)
+USE_AFTER_FREE = (
+    "==7==ERROR: AddressSanitizer: heap-use-after-free on address 0x60400030 at pc 0x55fb bp 0x7ffe sp 0x7ffd\n"
+    "READ of size 4 at 0x60400030 thread T0\n    #0 0x55fb36 in count_lines /src/cart.c:6\n"
+    "    #1 0x55fb3c in main /src/cart.c:7\n    #2 0x7f403b in __libc_start_call_main ../sysdeps/libc_start.h:58\n\n"
+    "0x60400030 is located 32 bytes inside of 36-byte region [0x60400010,0x60400034)\nfreed by thread T0 here:\n"
+    "    #0 0x7f403b in __interceptor_free ../libsanitizer/asan/asan_malloc.cpp:52\n"
+    "    #1 0x55fb36 in drop_cart /src/cart.c:5\n    #2 0x55fb36 in main /src/cart.c:7\n\n"
+    "SUMMARY: AddressSanitizer: heap-use-after-free /src/cart.c:6 in count_lines\n"
+    "Shadow byte legend (one shadow byte represents 8 application bytes):\n"
+)
+ERESOLVE = (
+    "npm error code ERESOLVE\nnpm error ERESOLVE unable to resolve dependency tree\nnpm error\n"
+    'npm error Found: react@18.2.0\nnpm error node_modules/react\nnpm error   react@"^18.2.0" from the root project\n'
+    'npm error\nnpm error Could not resolve dependency:\nnpm error peer react@"^16.8.0" from @acme/grid@4.1.0\n'
+    "npm error node_modules/@acme/grid\nnpm error\nnpm error Fix the upstream dependency conflict, or retry\n"
+    "npm error this command with --force or --legacy-peer-deps\nnpm error\nnpm error For a full report see:\n"
+    "npm error /root/.npm/_logs/eresolve-report.txt\n"
+)
+CHAIN = (
+    'Traceback (most recent call last):\n  File "/src/customers.py", line 5, in find\n    return customer["vat_id"]\n'
+    "KeyError: 'vat_id'\n\nThe above exception was the direct cause of the following exception:\n\n"
+    'Traceback (most recent call last):\n  File "/src/orders.py", line 16, in main\n    step(25, order)\n'
+    + '  File "/src/orders.py", line 11, in step\n    return step(n - 1, order)\n'
+    * 9
+    + '  File "/src/orders.py", line 8, in load\n    raise ImportFailed("order 4711") from error\n'
+    "ImportFailed: order 4711\n"
+)
+MIGRATION = (
+    "MigrationTest > initializationError FAILED\n    org.testcontainers.ContainerLaunchException: failed\n"
+    "        Caused by:\n            com.github.NotFoundException: No such image: postgres:16"
+)
+
+DEVELOPER = {
+    "gradle test, one odd failure": ToolOutput(
+        "One failure has nothing to do with a status. Which, and why?",
+        "Order{i}Test > rejects{i}() FAILED\n    org.opentest4j.AssertionFailedError: expected: <409> but was: <200>\n"
+        "        at app//org.junit.jupiter.api.AssertionFailureBuilder.build(AssertionFailureBuilder.java:151)\n"
+        "        at app//shop.Order{i}Test.rejects{i}(Order{i}Test.java:4{i})\n\n",
+        ("MigrationTest > initializationError", "No such image: postgres:16"),
+        {
+            17: ("Order17Test > rejects17() FAILED\n    org.opentest4j.AssertionFailedError", MIGRATION),
+        },
+        total=26,
+        after="60 tests completed, 26 failed\n\nBUILD FAILED in 31s\n",
+    ),
+    "cargo test, one odd failure": ToolOutput(
+        "Which failure has nothing to do with a rejected request, and where does it happen?",
+        "---- tests::rejects_{h} stdout ----\n\nthread 'tests::rejects_{h}' (78{i}) panicked at src/lib.rs:{i}2:9:\n"
+        "assertion `left == right` failed: {h} must be rejected\n  left: 200\n right: 409\n\n",
+        ("src/lib.rs:92:9", "the len is 0 but the index is 3"),
+        {
+            9: (
+                "assertion `left == right` failed: 1676 must be rejected\n  left: 200\n right: 409",
+                "index out of bounds: the len is 0 but the index is 3",
+            )
+        },
+        total=24,
+        before="failures:\n\n",
+        after="test result: FAILED. 20 passed; 24 failed; 0 ignored; finished in 0.00s\n",
+    ),
+    "gradle, a library that cannot be downloaded": ToolOutput(
+        "Which library cannot be downloaded, who needs it and why not?",
+        "> Task :part{i}:compileJava UP-TO-DATE\n",
+        (r"com\.acme:pricing:7\.1", "status code 401"),
+        after=RESOLVER,
+    ),
+    "address sanitizer": ToolOutput(
+        "Which function uses freed memory, and who freed it?",
+        "  Shadow kind {i}:           {h}\n",
+        ("heap-use-after-free", "in count_lines /src/cart.c:6", "in drop_cart /src/cart.c:5"),
+        total=30,
+        before=USE_AFTER_FREE,
+        after="==7==ABORTING\n",
+    ),
+    "npm ERESOLVE": ToolOutput(
+        "Which package blocks the installation, what does it want and what do we have?",
+        "npm warn deprecated kit-{h}@{i}.1.0: This version is no longer supported, use core-{h} instead\n",
+        ("Found: react@18.2.0", r'peer react@"\^16.8.0" from @acme/grid@4.1.0'),
+        total=30,
+        after=ERESOLVE,
+    ),
+    "chained exceptions": ToolOutput(
+        "What is the root cause, and what did it turn into?",
+        "importing order {i}\n",
+        ("KeyError: 'vat_id'", "direct cause of the following", "ImportFailed: order 4711"),
+        after=CHAIN,
+    ),
+}
