@@ -3,8 +3,9 @@
     python -m clara_proxy.benchmarks.clara_latency
     python -m clara_proxy.benchmarks.clara_latency --model /data/checkpoint --base /data/base --dtype int8
 
-A proxy and an upstream double run as processes of their own. One client sends small chat completions one after another, at most 100 a second, while another client unloads CLaRa and
-lets it load, encode and answer. Prints a table of the latencies by phase. The last line is JSON.
+A proxy and an upstream double run as processes of their own. One client sends small chat completions one after
+another, at most 100 a second, while another client unloads CLaRa and lets it load, encode and answer. Prints a table of
+the latencies by phase. The last line is JSON.
 """
 
 import argparse

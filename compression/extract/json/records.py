@@ -4,6 +4,7 @@ No key is lost, and values keep their order: objects with a duplicate key, or wi
 table.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -11,6 +12,7 @@ from .tree import WIDE_CHARACTERS, JsonNode, list_literals, minify, parse_items
 
 MIN_ROWS = 2
 MIN_FILLED_SHARE = 0.6  # of the cells of a table
+MAX_NESTED_SHARE = 0.5  # of a table's characters in arrays of objects, which are better tables of their own
 MAX_COLUMNS = 200
 
 ColumnPath = tuple[str, ...]
@@ -29,7 +31,7 @@ class RecordTable(NamedTuple):
     """Similar objects: the paths of all columns in order, and the literals of each column ("" for a missing cell).
 
     The rows of a narrow table are short, and are kept or left out whole. `nodes` are the cells of a wide table, and
-    empty for a narrow one. `shared_values` are the literals of columns with only one value.
+    empty for a narrow one. `shared_values` are the literals of columns with only one value, written once in the header.
     """
 
     columns: list[ColumnPath]
@@ -50,6 +52,28 @@ def find_tables(text: str, root: JsonNode) -> dict[JsonNode, RecordTable]:
             tables[node] = table
         if table is None or not table.is_narrow:
             stack.extend([item for item in node.items if item.items])
+    return _share_headers(tables)
+
+
+def _share_headers(tables: dict[JsonNode, RecordTable]) -> dict[JsonNode, RecordTable]:
+    """Give tables with equal columns equal shared values, and so equal headers, if that takes fewer characters.
+
+    The writer names the columns of a table once if the table of the same name before it has the same header.
+    """
+    groups: defaultdict[tuple[ColumnPath, ...], list[JsonNode]] = defaultdict(list)
+    for node, table in tables.items():
+        groups[tuple(table.columns)].append(node)
+    for columns, nodes in groups.items():
+        first, *others = [tables[node].shared_values for node in nodes]
+        shared = {path: value for path, value in first.items() if all(other.get(path) == value for other in others)}
+        gain = (len(nodes) - 1) * sum([len(".".join(path)) + 1 for path in columns])
+        cost = 0
+        for node in nodes:
+            values = tables[node].shared_values
+            cost += len(tables[node].cells[0]) * sum([len(values[path]) + 1 for path in values if path not in shared])
+        if cost < gain:
+            for node in nodes:
+                tables[node] = tables[node]._replace(shared_values=shared)
     return tables
 
 
@@ -71,6 +95,8 @@ def _read_table(text: str, node: JsonNode) -> RecordTable | None:
         if row is None:
             return None
         rows.append(row)
+    if reader.nested_characters > MAX_NESTED_SHARE * (node.end - node.start):
+        return None
     return _build_table(rows, reader.columns, is_narrow=is_narrow)
 
 
@@ -138,6 +164,7 @@ class _RecordReader:
         self.text = text
         self.is_narrow = is_narrow
         self.columns: list[ColumnPath] = []
+        self.nested_characters = 0  # of the cells that are arrays of objects
         self._member_paths: dict[tuple[ColumnPath, tuple[str, ...]], tuple[ColumnPath, ...]] = {}
         self._known_paths: dict[tuple[ColumnPath, ...], tuple[ColumnPath, ...]] = {}
 
@@ -190,6 +217,8 @@ class _RecordReader:
             if self.text[item.start] != "{" or not (item.is_unparsed or item.items):
                 paths.append(path)
                 row.cells.append(_write_cell(self.text, item))
+                if len(item.items) >= MIN_ROWS and self.text[item.items[0].start] == "{":
+                    self.nested_characters += item.end - item.start
                 if not self.is_narrow:
                     row.nodes.append(item)
             elif not self._flatten_object(item, path, paths, row):

@@ -2,8 +2,9 @@
 
 A complete value without a table is minified JSON. Similar objects are a table: `users[3]{id,name,kind="person"}:` has
 the number of rows, the keys in order, and values shared by all rows; a row has its values, and an empty cell for a
-missing key. Other values are an outline with one `key: value` per line, indented by one blank per level; adjacent array
-elements kept together share a line, `[4-6]: 1,2,3`. The rows of an incomplete table begin with their index or key.
+missing key. The header of the table before it of the same name is repeated as `{same columns}`. Other values are an
+outline with one `key: value` per line, indented by one blank per level; adjacent array elements kept together share a
+line, `[4-6]: 1,2,3`. The rows of an incomplete table begin with their index or key.
 """
 
 import re
@@ -15,8 +16,10 @@ from .tree import JsonNode, minify
 
 VALUE_UNIT = "values"
 SEPARATOR_SAMPLE_CHARACTERS = 4_000
+SAME_COLUMNS = "same columns"
 MIN_NAMED_GAP = 20  # values left out of a branch with a gap of its own
 
+_INDEX = re.compile(r"\[\d+(?:-\d+)?\]")  # in the name of a value
 _BARE_KEY = re.compile(r'"([A-Za-z_$@][\w$@-]*)"', re.ASCII)
 
 
@@ -49,6 +52,7 @@ class JsonWriter:
         self.kept_leaves = kept_leaves
         self.parts: list[str | Gap] = []
         self.min_named_gap = MIN_NAMED_GAP
+        self.headers: dict[str, str] = {}  # of the table written last under each name
 
     def write(self, root: JsonNode, *, is_json_lines: bool) -> tuple[str | Gap, ...]:
         """Return the lines and gaps of the whole tree; `is_json_lines` as in `tree.ParsedJson`."""
@@ -111,7 +115,10 @@ class JsonWriter:
     def _write_table(self, node: JsonNode, table: RecordTable, name: str, depth: int) -> int:
         kept = [index for index, item in enumerate(node.items) if self._count_kept(item)]
         is_complete = len(kept) == len(node.items)
-        self._write_line(depth, f"{name}{_format_size(node)}{{{_format_header(table)}}}:", "")
+        header = _format_header(table)
+        is_same = self.headers.get(key := _INDEX.sub("", name)) == header and len(header) > len(SAME_COLUMNS)
+        self.headers[key] = header
+        self._write_line(depth, f"{name}{_format_size(node)}{{{SAME_COLUMNS if is_same else header}}}:", "")
         columns = [
             cells for path, cells in zip(table.columns, table.cells, strict=True) if path not in table.shared_values
         ]

@@ -2,7 +2,6 @@
 
 import json
 import re
-from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from clara_proxy.compression.extract.json import records, tree, writer
 from clara_proxy.compression.extract.json.compressor import JsonCompressor
 
 from ..samples import ROWS, TREE, compress_text, count_left_out, list_pieces, run_compressor
+from .layout_reader import DECODER, Reader
 
 NUMBERS = ["1", "1.0", "1e5", "1E+2", "-0", "-0.0", "12345678901234567890123", "0.10"]
 STRINGS = [
@@ -57,131 +57,19 @@ def tables(draw: st.DrawFn, values: st.SearchStrategy[str]) -> str:
     return "{" + ", ".join(f'"row {index}": {row}' for index, row in enumerate(rows)) + "}"
 
 
+@st.composite
+def sibling_tables(draw: st.DrawFn, values: st.SearchStrategy[str]) -> str:
+    keys = draw(st.lists(KEYS, min_size=2, max_size=4, unique=True))
+    few = st.sampled_from(draw(st.lists(values, min_size=1, max_size=2)))
+    row = st.tuples(*[few for _ in keys]).map(
+        lambda cells: "{" + ",".join(f'"{key}":{cell}' for key, cell in zip(keys, cells, strict=True)) + "}"
+    )
+    table = st.lists(row, min_size=2, max_size=4).map(lambda rows: "[" + ",".join(rows) + "]")
+    return "[" + ",".join(draw(st.lists(table, min_size=2, max_size=4))) + "]"
+
+
 VALUES = st.recursive(LITERALS, lambda inner: objects(inner) | arrays(inner) | tables(inner), max_leaves=25)
 TEXTS = (objects(VALUES) | arrays(VALUES) | tables(VALUES)).filter(tree.is_parsable)
-
-
-class Number(str):
-    """A number as written."""
-
-    __slots__ = ()
-
-
-def _members(pairs: list[tuple[str, Any]]) -> Any:
-    return dict(pairs) if len(dict(pairs)) == len(pairs) else tuple(pairs)  # duplicate keys stay
-
-
-DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, object_pairs_hook=_members, strict=False)
-_KEY = r'"(?:[^"\\]|\\.)*"|[A-Za-z_$@][\w$@-]*'
-_NAME = re.compile(
-    rf"(?:{_KEY}|\[\d+(?:-\d+)?\])(?:\.(?:{_KEY})|\[\d+\](?=[\[.(:]))*?(?=:|\[\d+\][:{{]|\(\d+\){{)", re.ASCII
-)
-_HEAD = re.compile(r"(\[(\d+)\]|\((\d+)\))\{(.*)\}:$", re.DOTALL)
-
-
-class Reader:
-    """Reads a complete layout back into its value, to prove that it is lossless."""
-
-    def __init__(self, lines: list[str]) -> None:
-        self.lines = lines
-        self.position = 0
-
-    def root(self) -> Any:
-        line = self.lines[0]
-        if len(self.lines) == 1 and not _HEAD.match(line):
-            return DECODER.decode(line)
-        if _HEAD.match(line):
-            self.position = 1
-            return self._table(line)
-        array = re.fullmatch(r"\[(\d+)\]:", line)
-        self.position = 1 if array else 0
-        return self._children(0, int(array[1]) if array else None)
-
-    def _children(self, depth: int, size: int | None) -> Any:
-        members: list[tuple[str, Any]] = []
-        while self.position < len(self.lines) and self._depth() == depth:
-            name = _NAME.match(self.lines[self.position].lstrip(" "))
-            assert name is not None, self.lines[self.position]
-            rest = self.lines[self.position][depth + name.end() :]
-            self.position += 1
-            at_once = re.fullmatch(r"\[(\d+)-(\d+)\]", name[0])
-            if at_once:
-                several = zip(range(int(at_once[1]), int(at_once[2]) + 1), DECODER.decode(f"[{rest[2:]}]"), strict=True)
-                members += [(f"[{index}]", value) for index, value in several]
-                continue
-            keys = re.findall(rf"{_KEY}|\[\d+\]", name[0])
-            value = self._value(rest, depth)
-            for key in reversed(keys[1:]):
-                value = {_plain(key): value}
-            members.append((keys[0], value))
-        if size is not None:
-            assert [key for key, _ in members] == [f"[{index}]" for index in range(size)]
-            return [value for _, value in members]
-        return _members([(_plain(key), value) for key, value in members])
-
-    def _depth(self) -> int:
-        return len(self.lines[self.position]) - len(self.lines[self.position].lstrip(" "))
-
-    def _value(self, rest: str, depth: int) -> Any:
-        if rest.startswith(": "):
-            return DECODER.decode(rest[2:])
-        if rest == ":":
-            return self._children(depth + 1, None)
-        if rest.startswith(":"):  # compact, as the text
-            return DECODER.decode(rest[1:])
-        array = re.fullmatch(r"\[(\d+)\]:", rest)
-        return self._children(depth + 1, int(array[1])) if array else self._table(rest)
-
-    def _table(self, head: str) -> Any:
-        match = _HEAD.match(head)
-        assert match is not None, head
-        columns, shared = self._columns(match[4])
-        rows: list[tuple[str, Any]] = []
-        for _ in range(int(match[2] or match[3])):
-            line = self.lines[self.position].lstrip(" ")
-            self.position += 1
-            key = ""
-            if match[3]:
-                name = re.match(rf"({_KEY}):", line)
-                assert name is not None
-                key, line = _plain(name[1]), line[name.end() :]
-            rows.append((key, self._row(line, columns, shared)))
-        return dict(rows) if match[3] else [row for _, row in rows]
-
-    def _columns(self, text: str) -> tuple[list[list[str]], dict[int, Any]]:
-        columns: list[list[str]] = []
-        shared: dict[int, Any] = {}
-        offset = 0
-        while offset < len(text):
-            name = re.compile(rf"(?:{_KEY})(?:\.(?:{_KEY}))*").match(text, offset)
-            assert name is not None, text[offset:]
-            offset = name.end()
-            if text[offset : offset + 1] == "=":
-                shared[len(columns)], offset = DECODER.raw_decode(text, offset + 1)
-            columns.append([_plain(key) for key in re.findall(_KEY, name[0])])
-            offset += 1
-        return columns, shared
-
-    def _row(self, line: str, columns: list[list[str]], shared: dict[int, Any]) -> Any:
-        row: dict[str, Any] = {}
-        offset = 0
-        for index, path in enumerate(columns):
-            if index in shared:
-                value, present = shared[index], True
-            else:
-                present = offset < len(line) and line[offset] != ","
-                value, offset = DECODER.raw_decode(line, offset) if present else (None, offset)
-                offset += 1
-            if present:
-                inner = row
-                for key in path[:-1]:
-                    inner = inner.setdefault(key, {})
-                inner[path[-1]] = value
-        return row
-
-
-def _plain(key: str) -> str:
-    return cast("str", json.loads(key)) if key.startswith('"') else key
 
 
 def write_complete(text: str) -> list[str]:
@@ -196,7 +84,7 @@ def write_complete(text: str) -> list[str]:
 
 
 @settings(max_examples=150)
-@given(TEXTS)
+@given(TEXTS | sibling_tables(LITERALS))
 def test_the_complete_layout_reads_back_as_the_same_value(text: str) -> None:
     assert Reader(write_complete(text)).root() == DECODER.decode(text)
 
@@ -391,3 +279,25 @@ def test_a_kept_value_brings_the_name_of_its_row() -> None:
     assert '"broken"' in out
     assert re.search(r'number"?: ?423', out)
     assert re.search(r'title"?: ?"change 23"', out)
+
+
+def test_tables_with_equal_columns_have_one_header() -> None:
+    tables = [
+        [{"product": "lamp", "price": 12, "tax": 7}, {"product": "rope", "price": 3, "tax": 7}],
+        [{"product": "tea", "price": 5, "tax": 9}, {"product": "cup", "price": 4, "tax": 9}],
+    ]
+    assert write_complete(json.dumps(tables)) == [
+        "[2]:",
+        "[0][2]{product,price,tax}:",
+        '"lamp",12,7',
+        '"rope",3,7',
+        "[1][2]{same columns}:",
+        '"tea",5,9',
+        '"cup",4,9',
+    ]
+
+
+def test_long_tables_keep_values_of_their_own_in_their_headers() -> None:
+    tables = [[{"product": f"p{n}", "warehouse": f"warehouse {name}"} for n in range(60)] for name in "AB"]
+    heads = [line for line in write_complete(json.dumps(tables)) if "{" in line]
+    assert heads == [f'[{n}][60]{{product,warehouse="warehouse {name}"}}:' for n, name in enumerate("AB")]
