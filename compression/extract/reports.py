@@ -12,13 +12,14 @@ from itertools import pairwise
 from math import log, sqrt
 
 from ..compressor import CompressedPassage, Task
-from . import search
+from . import search, table_parser
 from .core import diagnosis, error_blocks, lines, severity, stack_traces, thinning
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.scoring import boost_ends, score_question, smooth_scores
 from .core.selection import Units, compress_units
 from .core.stack_traces import TraceLines, TraceWeights
+from .tables import iter_row_bonuses
 
 MAX_LINE_CHARACTERS = 400  # matched against the patterns
 MAX_REASONS = 8  # that share a place
@@ -103,6 +104,9 @@ class ReportCompressor:
         for index in diagnosis.find_boilerplate(text, trace.spans):
             scores[index] *= weights.hint_factor
         verdicts = lines.select_verdicts(text, trace.spans, _grade_trace_ends(text, trace, grades), weights)
+        blocks = list(table_parser.find_blocks(text, trace.spans))
+        for index, bonus in iter_row_bonuses(task.question, blocks):
+            scores[index] += bonus
         units = Units(
             text,
             trace.spans,
@@ -111,7 +115,9 @@ class ReportCompressor:
             weights,
             sizes=trace.sizes,
             parents=failures.parents,
-            partners=stack_traces.pair_messages_with_frames(trace) | failures.partners,
+            partners=stack_traces.pair_messages_with_frames(trace)
+            | failures.partners
+            | {row: block.header for block in blocks for row in block.rows},
             required=sorted({*verdicts, *failures.odd_lines}),
             templates=templates,
         )

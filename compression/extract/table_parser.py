@@ -32,6 +32,8 @@ _CAPITAL_HEADER = re.compile(r"[A-Z][A-Z0-9_%/()#:.-]*(?: [A-Z][A-Z0-9_%/()#:.-]
 _WORD_NAME = re.compile(r"[A-Z%#\d][\w%#+/().:-]*$")
 _NUMBERS = re.compile(r"[-\d.,:%+kKMGTiB ]+")
 _BLOCK_HEADER = re.compile(r"[ \t]*[A-Za-z%#][\w%#+/().:<>-]*+(?:[ \t]+[A-Za-z%#][\w%#+/().:<>-]*+){2,29}\s*$")
+_BLOCK_RULE = re.compile(r"[ \t#]*[-=.][-=.+|: \t]{4,}$|#\s*$")
+_RATIO = re.compile(r"(?<=\d) \([^()]{1,20}\)$")  # behind a number: `485.8 (1.0)`
 _COLUMN_GAP = re.compile(r"\s{2,}|\t")
 
 SplitFunction = Callable[[str], Sequence[str]]
@@ -143,22 +145,34 @@ def find_blocks(text: str, spans: Sequence[Span]) -> Iterator[ColumnBlock]:
 
 def _read_block(text: str, spans: Sequence[Span], header: int) -> ColumnBlock | None:
     """Read the columns below a line of names, until the first line with another number of cells."""
-    if not _BLOCK_HEADER.match(text, *spans[header]):
-        return None
     line = text[slice(*spans[header])]
-    first = header + 1 + (_RULE_LINE.match(text, *spans[header + 1]) is not None)
-    for split_line, least in ((_split_aligned, 3), (_make_word_splitter(len(line.split())), MIN_WORD_COLUMNS)):
-        names = split_line(line)
+    is_ruled = _BLOCK_RULE.match(text, *spans[header + 1]) is not None
+    first = header + 1
+    while first < len(spans) - MIN_BLOCK_ROWS and _BLOCK_RULE.match(text, *spans[first]):
+        first += 1
+    if is_ruled and line.count("|") > 1 and not _BLOCK_RULE.match(line):
+        splits: list[tuple[SplitFunction, int]] = [(_split_box_cells, 3)]
+    elif _BLOCK_HEADER.match(line) or (is_ruled and line[0].isalpha()):
+        splits = [(_split_aligned, 3), (_make_word_splitter(len(line.split())), MIN_WORD_COLUMNS)]
+    else:
+        return None
+    for split_line, least in splits:
+        names = [name.lstrip("# ") or name for name in split_line(line)]
         if not least <= len(names) == len(set(names)):
             continue
+        last_column = line.rfind(names[-1])
         rows: list[Sequence[str]] = []
         for index in range(first, len(spans)):
-            cells = split_line(text[slice(*spans[index])])
-            is_text = len(rows) == MIN_BLOCK_ROWS and split_line is not _split_aligned and not _has_numbers(rows)
-            if len(cells) != len(names) or is_text:
+            row = text[slice(*spans[index])]
+            cells = split_line(row)
+            if len(cells) == len(names) - 1 and (len(row.rstrip()) <= last_column or row.endswith("|")):
+                cells = [*cells, ""]
+            is_text = len(rows) == MIN_BLOCK_ROWS and split_line not in (_split_aligned, _split_box_cells)
+            if len(cells) != len(names) or (is_text and not _has_numbers(rows)) or _BLOCK_RULE.match(row):
                 break
-            rows.append(cells)
-        if len(rows) >= MIN_BLOCK_ROWS and (split_line is _split_aligned or _has_numbers(rows[:MIN_BLOCK_ROWS])):
+            rows.append([_RATIO.sub("", cell) for cell in cells])
+        is_aligned = split_line is _split_aligned or split_line is _split_box_cells
+        if len(rows) >= MIN_BLOCK_ROWS and (is_aligned or _has_numbers(rows[:MIN_BLOCK_ROWS])):
             return ColumnBlock(header, list(range(first, first + len(rows))), names, list(zip(*rows, strict=True)))
     return None
 
@@ -255,6 +269,10 @@ def _make_fixed_splitter(starts: Sequence[int]) -> SplitFunction:
 def _split_boxed(line: str) -> list[str]:
     bare = line.strip()
     return bare[bare.startswith("|") : len(bare) - (len(bare) > 1 and bare.endswith("|"))].split("|")
+
+
+def _split_box_cells(line: str) -> list[str]:
+    return list(map(str.strip, _split_boxed(line)))
 
 
 def _split_aligned(line: str) -> list[str]:

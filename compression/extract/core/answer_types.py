@@ -23,7 +23,8 @@ GREATEST = re.compile(
 )
 LEAST = re.compile(
     r"\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|cheapest|min(?:imum)?)\b|"
-    r"\b(?:kleinst|niedrigst|kürzest|ältest)\w{0,2}\b",
+    r"\b(?:kleinst|niedrigst|kürzest|ältest)\w{0,2}\b|"
+    r"\b(?:worst|poorest|weak|low|blame|drags?)\b(?=.{0,200}\bcover)|\bcover(?:age|ed)\b.{0,200}\b(?:worst|poor|low|down|blame)",
     re.IGNORECASE,
 )
 EMPTY = re.compile(
@@ -44,6 +45,7 @@ _MEASURES = (
         r"(?:total[-_ ]?)?time|(?:\w+[-_ ])?duration(?:[-_ ]?ms)?|elapsed(?:[-_ ]?ms)?|latency|took",
     ),
     (_AGE_WORDS, r"age|etime|uptime|(?:\w+[-_ ]?)?(?:date|created|updated|modified|time|at)|last[-_ ]?\w+"),
+    (r"\bcover", r"(?:line |branch )?cover(?:age)?|%? ?(?:stmts|lines|branch(?:es)?|rate)"),
     (r"expensive|cheap|teuer|cost", r"(?:\w+[-_ ])?(?:price|cost|amount)"),
 )
 _MEASURE_PATTERNS = [

@@ -41,6 +41,21 @@ MIGRATION = (
     "MigrationTest > initializationError FAILED\n    org.testcontainers.ContainerLaunchException: failed\n"
     "        Caused by:\n            com.github.NotFoundException: No such image: postgres:16"
 )
+BOX = "-----------|---------|----------|---------|---------|-------------------\n"
+UNTESTED = "    100 |      100 |     100 |     100 |                   "
+COVERAGE = (
+    "________ coverage: platform linux, python 3.12.1 ________\n\n"
+    "Name                    Stmts   Miss  Cover   Missing\n" + "-" * 53 + "\n"
+)
+for _index in range(40):
+    _count, _missed, _lines = 90 + _index, {11: 65, 33: 41}.get(_index, _index % 5), {11: "14-71, 80", 33: "7-48"}
+    COVERAGE += f"shop/part{_index}.py {_count:14} {_missed:6}  {100 * (_count - _missed) // _count:4}%   "
+    COVERAGE += f"{_lines.get(_index, '3' if _missed else '')}\n"
+COVERAGE += (
+    "-" * 53 + "\nTOTAL                    4380    180    96%\n"
+    "FAIL Required test coverage of 98% not reached. Total coverage: 95.89%\n"
+    "============================= 310 passed in 6.41s ==============================\n"
+)
 
 DEVELOPER = {
     "gradle test, one odd failure": ToolOutput(
@@ -96,5 +111,26 @@ DEVELOPER = {
         "importing order {i}\n",
         ("KeyError: 'vat_id'", "direct cause of the following", "ImportFailed: order 4711"),
         after=CHAIN,
+    ),
+    "pytest --cov": ToolOutput(
+        "Coverage is too low. Which files are to blame, and which lines are not tested?",
+        "tests/test_part{i}.py ..........                              [ {i}%]\n",
+        (r"shop/part11\.py .* 35%   14-71, 80", r"shop/part33\.py .* 66%   7-48", "Total coverage: 95.89%"),
+        total=30,
+        after=COVERAGE,
+    ),
+    "jest --coverage": ToolOutput(
+        "Which files drag the coverage down, and which lines lack tests?",
+        "PASS test/part{i}.test.js\n",
+        (r"^ part9\.js .* 3,8-17", r"^ part41\.js .* 3,8-17", "^File .* Uncovered Line"),
+        after=BOX
+        + "File       | % Stmts | % Branch | % Funcs | % Lines | Uncovered Line #s \n"
+        + BOX
+        + "".join(
+            f" part{i}.js  | {'  23.07 |    16.66 |   33.33 |   27.27 | 3,8-17' if i in (9, 41) else UNTESTED}\n"
+            for i in range(48)
+        )
+        + BOX
+        + "\nTest Suites: 60 passed, 60 total\nTests:       217 passed, 217 total\nRan all test suites.\n",
     ),
 }
