@@ -22,6 +22,7 @@ from . import locate
 from .exceptions import UnknownRateError
 from .jobs import ClaraAnswer, ModelJob
 from .locate import NANO_NAME
+from .model_source import MLX_DEVICE
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -199,6 +200,8 @@ class LocalClara:
         from .clara import Clara  # noqa: PLC0415 - slow; the worker loads it at the first job
 
         config, started = self.config, time.perf_counter()
+        if config.device != MLX_DEVICE:
+            resources.load_torch_libraries()  # before anything imports torch
         store = self._open_store()
         resources.set_thread_count(config.threads or max(1, count_physical_cores() - 1))  # requests need a core
         clara = Clara.from_pretrained(
@@ -238,7 +241,7 @@ class LocalClara:
                     memory_bytes=config.latents_memory_bytes,
                     disk_bytes=config.latents_disk_bytes,
                     counts=self.totals,
-                    arrays="numpy" if config.device == "mlx" else "torch",
+                    arrays="numpy" if config.device == MLX_DEVICE else "torch",
                 )
             return self._store
 
@@ -373,7 +376,7 @@ class LocalClara:
 
 
 def _open_quantized_weights(config: LocalModelConfig) -> "QuantizedWeightStore | None":
-    if config.quantized_folder is None or config.quantized_disk_bytes == 0 or config.device == "mlx":
+    if config.quantized_folder is None or config.quantized_disk_bytes == 0 or config.device == MLX_DEVICE:
         return None
     from .quantized_weights import QuantizedWeightStore  # noqa: PLC0415 - loads torch
 

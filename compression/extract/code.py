@@ -25,7 +25,6 @@ class CodeWeights(ExtractWeights):
     """Weights of source code."""
 
     min_code_share: float = weight(0.45, "sampled lines that look like code", "share of lines")
-    min_flush_share: float = weight(0.3, "statements in code without indentation", "share of lines")
     header_weight: float = weight(0.8, "part of its header's score that a line gains, at each level", "factor")
     paragraph_weight: float = weight(0.3, "part of its paragraph's score that a line gains", "factor")
     named_definition_factor: float = weight(1.5, "a definition, relative to a use of its name", "factor")
@@ -53,7 +52,6 @@ _LINE_START = re.compile(
 )
 _LINE_END = re.compile(r"(?:[{};,)\](:\[=\\]|=>|->|\|\||&&|\*/|\bdo|\bthen|\"\"\"|''')\s*$")
 _EXPRESSION = re.compile(r"[\w\])]\s?(?:=|\+=|==|!=|:=|<<|->|=>|\|\|)\s?[\w\[({\"'-]|\w\([^)]{0,200}\)|\w\.\w+\(|::\w")
-_ASSIGNMENT = re.compile(r"[\w.\[\]'\"]{1,60} ?(?::=|[-+*]?=) ?\S|\w[\w.]{0,60}\(")
 _IMPORT = re.compile(
     r"(?:import|use|using|package|require|require_relative|extend|include|mod) [\w\"'{.:]+|from \S+ import |#include"
 )
@@ -68,13 +66,12 @@ _DATA_LINE = re.compile(
 _COMMENT = re.compile(r"(?:#|//|/?\*|--|\"\"\"|''')")
 
 
+@dataclass(frozen=True)
 class CodeCompressor:
     """Compresses source code."""
 
     name = "code"
-
-    def __init__(self, weights: CodeWeights = DEFAULT_CODE_WEIGHTS) -> None:
-        self.weights = weights
+    weights: CodeWeights = DEFAULT_CODE_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True if most lines at the start look like code."""
@@ -91,9 +88,7 @@ class CodeCompressor:
         matches = sum(map(_is_code_line, code))
         if len(code) < 0.1 * len(sample) or matches < self.weights.min_code_share * len(code):
             return False
-        if has_numbers or any(line[0] in " \t" for line in sample):
-            return True
-        return sum(map(_is_flush_code, stripped)) >= self.weights.min_flush_share * len(stripped)
+        return has_numbers or any(line[0] in " \t" for line in sample)
 
     def compress(self, task: Task) -> CompressedPassage | None:
         """Keep the lines that match the question, and the definitions around them."""
@@ -142,7 +137,7 @@ class CodeCompressor:
         self, text: str, spans: Sequence[Span], scores: list[float], counts: TermCounts, query: Query
     ) -> None:
         """Add to each line, in place, a part of its paragraph's score."""
-        paragraphs = _group_paragraphs(text, spans)
+        paragraphs = [range(*bounds) for bounds in pairwise([*lines.find_block_starts(text, spans), len(spans)])]
         owners = [owner for owner, paragraph in enumerate(paragraphs) for _ in paragraph]
         bounds = [(spans[paragraph[0]][0], spans[paragraph[-1]][1]) for paragraph in paragraphs]
         matches = normalize_scores(bm25.score_counts(bounds, bm25.merge_counts(counts, owners), query))
@@ -171,15 +166,6 @@ def _is_code_line(line: str) -> bool:
     return (starts and ends) or ((starts or ends) and _EXPRESSION.search(line) is not None)
 
 
-def _is_flush_code(line: str) -> bool:
-    """Return True if a line begins like a statement or ends like one; output of tools rarely does."""
-    return (
-        line[-1:] in ";{}"
-        or line in _KEYWORD_LINES
-        or any(pattern.match(line) for pattern in (_LINE_START, _IMPORT, _DEFINITION, _COMMENT, _ASSIGNMENT))
-    )
-
-
 def find_headers(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
     """Return for each line the index of the line it is indented under (or -1), and the offset of its code."""
     is_numbered = has_line_numbers([text[start:end] for start, end in spans[: lines.MAX_SAMPLE_LINES]])
@@ -198,9 +184,3 @@ def find_headers(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]
         if bare[:1] not in {"}", ")", "]", ""}:
             open_headers.append((indentation, index))
     return parents, code_starts
-
-
-def _group_paragraphs(text: str, spans: Sequence[Span]) -> list[range]:
-    """Return the ranges of lines without a blank line between them."""
-    starts = [index for index in range(1, len(spans)) if text.count("\n", spans[index - 1][1], spans[index][0]) > 1]
-    return [range(start, end) for start, end in pairwise([0, *starts, len(spans)])]

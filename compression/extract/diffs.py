@@ -47,8 +47,6 @@ class DiffWeights(ExtractWeights):
     title_score: float = weight(5.0, "a commit's header and subject, and the number of changed files")
 
 
-DEFAULT_DIFF_WEIGHTS = DiffWeights()
-
 _HUNK = re.compile(r"^(?:diff --git |@@ -\d+(?:,\d+)? \+\d+(?:,\d+)? @@)", re.MULTILINE)
 _FILE_HEADER = re.compile(r"diff --git |Index: |diff -")
 _COMMIT_HEADER = re.compile(r"(?:commit|From) [0-9a-f]{7,64}\b|[0-9a-f]{7,40} \S")
@@ -64,13 +62,12 @@ _GENERATED_FILE = re.compile(
 )
 
 
+@dataclass(frozen=True)
 class DiffCompressor:
     """Compresses the output of `git diff`, `git show`, `git log -p`, `diff -u`."""
 
     name = "diff"
-
-    def __init__(self, weights: DiffWeights = DEFAULT_DIFF_WEIGHTS) -> None:
-        self.weights = weights
+    weights: DiffWeights = DiffWeights()
 
     def recognises(self, text: str) -> bool:
         """Return True if the start of the text contains the header of a file or of a hunk."""
@@ -176,7 +173,7 @@ class _DiffLines:
 
     def __post_init__(self) -> None:
         """Classify all lines in one pass."""
-        self._pieces = _find_pieces(self.text, self.spans)
+        self._pieces = lines.find_pieces(self.text, self.spans)
         file = hunk = commit = -1
         in_generated_file = awaits_subject = False
         for index, (start, end) in enumerate(self.spans):
@@ -234,15 +231,15 @@ class _DiffLines:
 
     def _compare_pieces(self, removed: int, added: int) -> None:
         """Mark the pieces of two long lines that do not differ as unchanged."""
-        lines = [self._list_pieces(first) for first in (removed, added)]
-        if len(lines[0]) == len(lines[1]) == 1:
+        both = [self._list_pieces(first) for first in (removed, added)]
+        if len(both[0]) == len(both[1]) == 1:
             return
-        ends = [(self.spans[pieces[0]][0], self.spans[pieces[-1]][1]) for pieces in lines]
-        for pieces, (first, last) in zip(lines, _find_difference(self.text, *ends), strict=True):
+        ends = [(self.spans[pieces[0]][0], self.spans[pieces[-1]][1]) for pieces in both]
+        for pieces, (first, last) in zip(both, _find_difference(self.text, *ends), strict=True):
             for index in pieces:
                 start, end = self.spans[index]
                 self.is_changed[index] = start <= last and end >= first
-        changes = [[index for index in pieces if self.is_changed[index]] for pieces in lines]
+        changes = [[index for index in pieces if self.is_changed[index]] for pieces in both]
         for old, new in zip(*changes, strict=False):
             self.partners[old], self.partners[new] = new, old
 
@@ -276,7 +273,7 @@ def _count_common(first: str, second: str) -> int:
 def _find_spans(text: str) -> list[Span]:
     """Return the non-blank lines; cut a long changed line into its head and around what differs."""
     pieces = lines.find_line_spans(text)
-    starts = [index for index, is_piece in enumerate(_find_pieces(text, pieces)) if not is_piece]
+    starts = [index for index, is_piece in enumerate(lines.find_pieces(text, pieces)) if not is_piece]
     if len(starts) == len(pieces):
         return pieces
     bounds = list(pairwise([*starts, len(pieces)]))
@@ -288,12 +285,6 @@ def _find_spans(text: str) -> list[Span]:
             for line, difference in zip((removed, added), differences, strict=True):
                 cuts[line] = list(_cut_line(whole[line], difference))
     return [span for line, (first, after) in enumerate(bounds) for span in cuts.get(line) or pieces[first:after]]
-
-
-def _find_pieces(text: str, spans: Sequence[Span]) -> list[bool]:
-    """Return for each span whether it continues the line of the one before."""
-    pieces = ["\n" not in text[before[1] : span[0]] for before, span in pairwise(spans)]
-    return [False, *pieces] if spans else []
 
 
 def _pair_lines(text: str, spans: Sequence[Span]) -> Iterator[tuple[int, int]]:

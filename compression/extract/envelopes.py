@@ -157,7 +157,7 @@ def find_inner_text(text: str) -> str | None:
 def open_envelope(text: str) -> Envelope | None:
     """Return the sections of a text with other text inside; None for other text."""
     if tree.is_parsable(text):
-        return _open_json(text)
+        return _split_strings(text, _JSON_STRING)
     return (
         _split_headers(text)
         or _open_repr(text)
@@ -258,12 +258,8 @@ def _open_repr(text: str) -> Envelope | None:
     return _split_strings(text, _REPR_STRING)
 
 
-def _open_json(text: str) -> Envelope | None:
-    """Split a JSON document that consists mostly of long strings with lines or JSON inside."""
-    return _split_strings(text, _JSON_STRING)
-
-
 def _split_strings(text: str, pattern: re.Pattern[str]) -> Envelope | None:
+    """Split a document that consists mostly of long strings with lines or JSON inside."""
     if len(text) < MIN_STRING_CHARACTERS:
         return None
     sections: list[Section] = []

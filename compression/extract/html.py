@@ -5,6 +5,7 @@ targets are kept only if the question asks for links. Kept text is verbatim, inc
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..compressor import CompressedPassage, Task
 from . import html_parser
@@ -22,13 +23,12 @@ LINK_WORDS = frozenset(
 DEFAULT_HTML_WEIGHTS = HtmlWeights()
 
 
+@dataclass(frozen=True)
 class HtmlCompressor:
     """Compresses HTML."""
 
     name = "html"
-
-    def __init__(self, weights: HtmlWeights = DEFAULT_HTML_WEIGHTS) -> None:
-        self.weights = weights
+    weights: HtmlWeights = DEFAULT_HTML_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True for a page, or a part of one."""

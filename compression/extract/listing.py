@@ -50,7 +50,6 @@ _DATE = re.compile(
 _SIZE = re.compile(r"\S+\s+(?:[\d.]+\s+\S+\s+(?:\S+\s+)?|\S+/\S+\s+)(\d[\d.,]*[kKMGTP]?)\s")
 _FOLDER_PATH = re.compile(r"(?<=\n)\n(?=[^\s:]{1,300}:\n\S)")
 _FOLDER = re.compile(r"\S.{0,300}:\s*$")
-DEFAULT_LISTING_WEIGHTS = ListingWeights()
 
 _SUMMARY_LINE = re.compile(r"total \d|.{20,120}\s\.{1,2}$")  # the total, `.` and `..`
 _DAY = r"(?:[^\W\d]{3,5}\.?\s+\d{1,2}\.?|\d{1,2}\.?\s+[^\W\d]{3,5}\.?|(?:\d{4}-)?\d\d-\d\d|\d\d-[A-Z][a-z]{2}-\d\d)"
@@ -60,13 +59,12 @@ _LISTING_ENTRY = re.compile(
 )
 
 
+@dataclass(frozen=True)
 class ListingCompressor:
     """Compresses long listings of folders."""
 
     name = "listing"
-
-    def __init__(self, weights: ListingWeights = DEFAULT_LISTING_WEIGHTS) -> None:
-        self.weights = weights
+    weights: ListingWeights = ListingWeights()
 
     def recognises(self, text: str) -> bool:
         """Return True if most lines are entries of `ls -l`, or names below the paths of folders (`ls -R`)."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from .core import lines, severity, stack_traces
+from .core import lines, severity, stack_traces, thinning
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.stack_traces import TraceWeights
@@ -95,11 +95,10 @@ def has_timestamp(line: str) -> bool:
 
 
 def find_entry(text: str, offset: int) -> int:
-    """Return the offset of the first entry that begins at or behind an offset; the length of the text without one."""
-    while (offset := text.find("\n", offset) + 1) > 0:
-        if _ENTRY_START.match(text, offset, offset + MAX_START_CHARACTERS):
-            return offset
-    return len(text)
+    """Return the offset of the first entry that begins behind an offset; the length of the text without one."""
+    return thinning.find_line(
+        text, offset, lambda text, start: _ENTRY_START.match(text, start, start + MAX_START_CHARACTERS)
+    )
 
 
 def parse_entries(text: str, weights: LogWeights) -> LogEntries:

@@ -6,16 +6,15 @@ shrinks to the messages and the innermost frame; other entries are never cut.
 """
 
 import re
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from math import log
 from typing import TypeVar
 
 from ..compressor import CompressedPassage, Task
 from . import log_entries
 from .core import bm25, line_values, severity, thinning
-from .core.scoring import boost_ends, score_matches, smooth_scores
+from .core.scoring import boost_ends, measure_frequencies, number_occurrences, score_matches, smooth_scores
 from .core.selection import Units, compress_units
 from .log_entries import LogEntries, LogWeights
 
@@ -24,13 +23,12 @@ _XML_DECLARATION = re.compile(r"\ufeff?\s{0,100}<\?xml ")
 DEFAULT_LOG_WEIGHTS = LogWeights()
 
 
+@dataclass(frozen=True)
 class LogCompressor:
     """Compresses logs."""
 
     name = "log"
-
-    def __init__(self, weights: LogWeights = DEFAULT_LOG_WEIGHTS) -> None:
-        self.weights = weights
+    weights: LogWeights = DEFAULT_LOG_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True if most lines at the start and in the middle begin with a time or a level."""
@@ -56,18 +54,6 @@ class LogCompressor:
         counts = bm25.count_terms(task.text, entries.spans, query)
         matches = score_matches(entries.spans, counts, query)
         scores = _score_entries(task, entries, templates, matches, weights)
-        if not entries.has_cut_entries:
-            units = Units(
-                task.text,
-                entries.spans,
-                scores,
-                "lines",
-                weights,
-                sizes=entries.sizes,
-                templates=templates,
-                matches=[frozenset(counts[i]) if i in counts else template for i, template in enumerate(templates)],
-            )
-            return compress_units(task, units)
         owners = [entry for entry, (first, after) in enumerate(entries.bounds()) for _ in range(first, after)]
         firsts = [entries.first_pieces[owner] for owner in owners]
         units = Units(
@@ -81,6 +67,9 @@ class LogCompressor:
             templates=[
                 (templates[owner], is_message) for owner, is_message in zip(owners, entries.is_message, strict=True)
             ],
+            matches=None
+            if entries.has_cut_entries
+            else [frozenset(counts.get(i, ())) or t for i, t in enumerate(templates)],
         )
         return compress_units(task, units)
 
@@ -91,21 +80,17 @@ def _score_entries(
     """Score each entry by the matches of its pieces, its severity, and the frequency of its template."""
     matches = smooth_scores(_take_best_pieces(matches, entries), weights.neighbour_weight)
     grades = _take_best_pieces(severity.grade_lines(task.text, entries.spans), entries)
-    frequencies = Counter(templates)
+    frequencies = measure_frequencies(templates)
     severities = smooth_scores(
-        [
-            weights.severity_scores[grade] / (1.0 + log(frequencies[template]))
-            for grade, template in zip(grades, templates, strict=True)
-        ],
+        [weights.severity_scores[grade] / frequency for grade, frequency in zip(grades, frequencies, strict=True)],
         weights.neighbour_weight,
     )
-    rarity_weight = weights.rarity_weight
-    occurrences: Counter[str] = Counter()
-    scores: list[float] = []
-    for index, template in enumerate(templates):
-        occurrences[template] += 1
-        rarity = rarity_weight / (1.0 + log(frequencies[template]))
-        scores.append(matches[index] + (rarity + severities[index]) / occurrences[template])
+    scores = [
+        match + (weights.rarity_weight / frequency + severity_score) / occurrence
+        for match, frequency, severity_score, occurrence in zip(
+            matches, frequencies, severities, number_occurrences(templates), strict=True
+        )
+    ]
     boost_ends(scores, weights.edge_bonus)
     firsts = [entries.spans[first] for first in entries.first_pieces]
     for index in line_values.find_far_numbers(task.text, firsts, templates):

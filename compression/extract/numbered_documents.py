@@ -103,13 +103,12 @@ def _are_log_entries(text: str, headings: Sequence[Span]) -> bool:
     return 2 * entries > len(headings)
 
 
+@dataclass(frozen=True)
 class DocumentCompressor:
     """Compresses a text of several documents."""
 
     name = "documents"
-
-    def __init__(self, weights: DocumentWeights = DEFAULT_DOCUMENT_WEIGHTS) -> None:
-        self.weights = weights
+    weights: DocumentWeights = DEFAULT_DOCUMENT_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True if two or more numbered or tagged documents make up most of the text."""

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import log
+from typing import NamedTuple
 
 from ..compressor import CompressedPassage, Task
 from . import table_parser
@@ -23,6 +23,7 @@ from .core import (
     query_plans,
     record_starts,
     records,
+    scoring,
     severity,
     thinning,
     wording,
@@ -31,7 +32,6 @@ from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.lines import LineWeights
 from .core.records import Structure
-from .core.scoring import boost_ends, normalize_scores, parse_question, score_matches, smooth_scores
 from .core.selection import Units, compress_units
 from .table_parser import ColumnBlock
 from .tables import iter_row_bonuses
@@ -83,13 +83,23 @@ class PlainTextWeights(LineWeights):
 DEFAULT_PLAIN_TEXT_WEIGHTS = PlainTextWeights()
 
 
+class _Lines(NamedTuple):
+    """The lines of a task's text, their structure, their templates and grades, and the columns among them."""
+
+    task: Task
+    spans: Sequence[Span]
+    structure: Structure
+    templates: Sequence[str]
+    grades: Sequence[int]
+    blocks: Sequence[ColumnBlock]
+
+
+@dataclass(frozen=True)
 class PlainTextCompressor:
     """Compresses any text; the last compressor of the registry."""
 
     name = "lines"
-
-    def __init__(self, weights: PlainTextWeights = DEFAULT_PLAIN_TEXT_WEIGHTS) -> None:
-        self.weights = weights
+    weights: PlainTextWeights = DEFAULT_PLAIN_TEXT_WEIGHTS
 
     def recognises(self, text: str) -> bool:  # noqa: ARG002  accepts any text
         """Return True for every text."""
@@ -106,7 +116,7 @@ class PlainTextCompressor:
         templates = extract_line_templates(text, spans)
         grades = severity.grade_counters(text, spans, severity.grade_lines(text, spans))
         blocks = list(table_parser.find_blocks(text, spans))
-        scores = self._score_lines(task, spans, structure, templates, grades, blocks)
+        scores = self._score_lines(_Lines(task, spans, structure, templates, grades, blocks))
         verdicts = lines.select_verdicts(text, spans, grades, weights)
         steps = query_plans.find_steps(text, spans)  # their times make sense without the steps above
         statuses = line_values.find_status_lines(text, spans)
@@ -115,9 +125,7 @@ class PlainTextCompressor:
         firsts = lines.join_wrapped(text, spans, records.group_lines(structure, spans, limit), limit)
         bounds = list(pairwise([*firsts, len(spans)]))
         owners = [unit for unit, (first, after) in enumerate(bounds) for _ in range(first, after)]
-        outline = (
-            [] if diagnosis.asks_what_is_wrong(task.question) else self._list_outline(task, spans, structure, owners)
-        )
+        outline = self._list_outline(task, spans, structure, owners)
         unit_templates = ["\n".join(templates[first:after]).replace("\0", "") for first, after in bounds]
         shapes = line_values.find_shapes(templates)
         units = Units(
@@ -152,7 +160,9 @@ class PlainTextCompressor:
     def _list_outline(
         self, task: Task, spans: Sequence[Span], structure: Structure, owners: Sequence[int]
     ) -> list[int]:
-        """Return the top lines that others belong to, if they are few, short and different."""
+        """Return the top lines that others belong to, if they are few, short and different, and nothing is wrong."""
+        if diagnosis.asks_what_is_wrong(task.question):
+            return []
         outline = [
             line
             for line, parent in enumerate(structure.parents)
@@ -161,57 +171,37 @@ class PlainTextCompressor:
         ends = [structure.ends[line] if owners[line] == owners[line + 1] else line + 1 for line in outline]
         size = sum(spans[end - 1][1] - spans[line][0] for line, end in zip(outline, ends, strict=True))
         limit = self.weights.outline_share * task.target * CHARACTERS_PER_TOKEN
-        are_alike = len({task.text[start : start + 4] for start, _ in map(spans.__getitem__, outline)}) * 2 <= len(
-            outline
-        )
+        openings = {task.text[spans[line][0] : spans[line][0] + ALIKE_CHARACTERS] for line in outline}
+        are_alike = 2 * len(openings) <= len(outline)
         return outline if len(outline) <= self.weights.max_outline_lines and size <= limit and not are_alike else []
 
-    def _score_lines(
-        self,
-        task: Task,
-        spans: Sequence[Span],
-        structure: Structure,
-        templates: Sequence[str],
-        grades: Sequence[int],
-        blocks: Sequence[ColumnBlock],
-    ) -> list[float]:
-        weights = self.weights
+    def _score_lines(self, known: _Lines) -> list[float]:
+        weights, (task, spans, structure, templates, grades, blocks) = self.weights, known
         is_diagnosis = diagnosis.asks_what_is_wrong(task.question)
         match_factor, severity_factor = weights.diagnosis_factors if is_diagnosis else (1.0, 1.0)
-        matches = self._match_question(task, spans, structure, templates, blocks)
-        frequencies = Counter(templates)
+        matches = self._match_question(known)
         common = {grade for grade, count in Counter(grades).items() if 2 * count > len(spans)}
-        occurrences: Counter[str] = Counter()
-        scores: list[float] = []
-        severities: list[float] = []
-        rarities = {
-            template: weights.rarity_weight / (1.0 + log(frequency)) for template, frequency in frequencies.items()
-        }
         reported = [
             0.0 if grade in common else severity_factor * score for grade, score in enumerate(weights.severity_scores)
         ]
-        for template, grade, match in zip(templates, grades, matches, strict=True):
-            occurrences[template] = occurrence = occurrences[template] + 1
-            severity_score = reported[grade] / occurrence
-            severities.append(severity_score)
-            scores.append(match_factor * match + rarities[template] / occurrence + severity_score)
+        occurrences = scoring.number_occurrences(templates)
+        severities = [reported[grade] / occurrence for grade, occurrence in zip(grades, occurrences, strict=True)]
+        scores = [
+            match_factor * match + weights.rarity_weight / frequency / occurrence + severity_score
+            for match, frequency, occurrence, severity_score in zip(
+                matches, scoring.measure_frequencies(templates), occurrences, severities, strict=True
+            )
+        ]
         for index, bonus in enumerate(spread_severity(structure, severities, weights.section_severity)):
             scores[index] += bonus
-        self._add_bonuses(task, spans, structure, templates, scores)
+        self._add_bonuses(known, scores)
         for index, bonus in iter_row_bonuses(task.question, blocks):
             scores[index] += bonus
         return scores
 
-    def _add_bonuses(
-        self,
-        task: Task,
-        spans: Sequence[Span],
-        structure: Structure,
-        templates: Sequence[str],
-        scores: list[float],
-    ) -> None:
+    def _add_bonuses(self, known: _Lines, scores: list[float]) -> None:
         """Raise titles, both ends, odd openings and expected answers in place; lower lines of little worth."""
-        weights = self.weights
+        weights, task, spans, structure, templates = self.weights, *known[:4]
         frequencies = Counter(templates)
         depths = records.measure_depths(structure)
         titles = [
@@ -253,7 +243,7 @@ class PlainTextCompressor:
         steps = query_plans.find_steps(task.text, spans)
         for index, share in query_plans.score_steps(task.text, spans, structure.parents, steps):
             scores[index] += weights.slow_step_bonus * (1.0 + share)
-        boost_ends(scores, weights.edge_bonus)
+        scoring.boost_ends(scores, weights.edge_bonus)
         scores[0] += weights.edge_bonus * line_keys.is_identity(task.text, spans[0])
         for position, bonus in enumerate(weights.tail_bonuses[: len(scores)], start=1):
             scores[-position] += bonus / (1 + depths[-position])
@@ -272,34 +262,27 @@ class PlainTextCompressor:
             for index in diagnosis.find_boilerplate(task.text, spans):
                 scores[index] *= self.weights.boilerplate_factor
 
-    def _match_question(
-        self,
-        task: Task,
-        spans: Sequence[Span],
-        structure: Structure,
-        templates: Sequence[str],
-        blocks: Sequence[ColumnBlock],
-    ) -> list[float]:
+    def _match_question(self, known: _Lines) -> list[float]:
         """Score lines by their own words, the words of their record, and the line that they belong to.
 
         A line like an earlier one scores less, unless it is in another record that matches the question. The names of
         columns do not raise their rows.
         """
-        weights = self.weights
-        query = parse_question(task.question, weights)
+        weights, task, spans, structure = self.weights, *known[:3]
+        query = scoring.parse_question(task.question, weights)
         counts = bm25.count_terms(task.text, spans, query)
         if not counts:
             return [0.0] * len(spans)
-        own = normalize_scores(bm25.score_counts(spans, counts, query))
-        scores = smooth_scores(own, weights.neighbour_weight)
+        own = scoring.normalize_scores(bm25.score_counts(spans, counts, query))
+        scores = scoring.smooth_scores(own, weights.neighbour_weight)
         owners, record_scores = score_records(spans, structure, counts, query)
-        for row in (row for block in blocks for row in block.rows):
+        for row in (row for block in known.blocks for row in block.rows):
             owners[row] = -1
         occurrences: Counter[str] = Counter()
         record_occurrences: Counter[tuple[str, int]] = Counter()
         inherited = [0.0] * len(spans)
         parent_weight, record_weight = weights.parent_weight, weights.record_weight
-        for index, (parent, owner, template) in enumerate(zip(structure.parents, owners, templates, strict=True)):
+        for index, (parent, owner, template) in enumerate(zip(structure.parents, owners, known.templates, strict=True)):
             record_score = record_scores[owner] if owner >= 0 else 0.0
             if scores[index]:
                 occurrences[template] += 1
@@ -325,7 +308,7 @@ def _thin(task: Task) -> Task:
     if not starts.is_known:
         return task
     needed = list(starts.roots)
-    if answer_types.GREATEST.search(task.question) or answer_types.LEAST.search(task.question):
+    if answer_types.list_directions(task.question):
         spans = lines.find_line_spans(task.text)
         query = bm25.parse_query(task.question)
         needed += [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]
@@ -345,7 +328,7 @@ def score_records(
     owners = [order[opener] for opener in openers]
     record_spans = [(spans[opener][0], spans[ends[opener] - 1][1]) for opener in order]
     merged = bm25.merge_counts(counts, owners)
-    scores = score_matches(record_spans, merged, query)
+    scores = scoring.score_matches(record_spans, merged, query)
     return [order[opener] if ends[opener] > opener + 1 else -1 for opener in openers], scores
 
 

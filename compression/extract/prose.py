@@ -4,19 +4,19 @@ A kept sentence brings its headings, the header of its mail, and the beginning o
 """
 
 import re
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import log
 from unicodedata import category
 
 from ..compressor import CompressedPassage, Task
-from .core import answer_types, records, semantic, severity, wording
+from .core import answer_types, lines, records, semantic, severity, wording
 from .core.base_weights import ExtractWeights, weight
 from .core.bm25 import Span
 from .core.headings import find_parent_headings
-from .core.scoring import normalize_scores, score_question, smooth_scores
+from .core.scoring import normalize_scores, number_occurrences, score_question, smooth_scores
 from .core.selection import Units, compress_units
 from .core.sentences import find_sentences
 
@@ -54,11 +54,11 @@ MIN_TURNS = 4  # of a transcript
 DEFAULT_PROSE_WEIGHTS = ProseWeights()
 
 _UNDERLINE = re.compile(r"[=\-~^\"'`#*+.]{3,}\s*$")
-_MAIL_HEADER = re.compile(  # `From: Ann <ann@example.com>` and more such lines
+_HEADER = re.compile(  # `From: Ann <ann@example.com>` and more such lines, or `--- docs/cart.md ---`
     r"(?:[-_=]{2,}[^\n]*\n)?[ \t>]*(?:From|To|Date|Sent|Subject|[Aa]uthor|Von|Gesendet|Betreff|De|Objet|Asunto):"
     r"[ \t]?[^\n]+(?:\n[ \t>]*[A-Za-z][\w-]{1,30}:[ \t]?[^\n]*)+"
+    r"|(?:[-=*]{2,}|==>) [^\n]{1,200} (?:[-=*]{2,}|<==)$"
 )
-_BANNER = re.compile(r"([-=*]{2,}|==>) [^\n]{1,200} (?:[-=*]{2,}|<==)$")  # `--- docs/cart.md ---`
 _NUMBERED_TITLE = re.compile(  # `§ 4 Haftung`, `Article 12`, `3.1 Scope`
     r"(?:§+|[A-Z][a-z]{2,9}\.?)? ?(?:\d{1,3}[a-z]?(?P<parts>(?:\.\d{1,3}){0,4})|[IVXL]{1,6})"
     r"[.):]?(?: [^\n]*[^\n.!?,;:])?$"
@@ -69,19 +69,17 @@ _TURN = re.compile(
     r"(?:[>\]]:?|:)\*{0,2}:?[ \t]"
     rf"|([^\W\d_][\w .'’-]{{0,40}}?)[ \t]{{1,3}}{_TIME_OF_DAY}\s"
 )
-_PARAGRAPH_BREAK = re.compile(r"\n[ \t\r]{0,200}\n")
 _SENTENCE_END_MARK = re.compile(
     r"(?:[^\W\d_]{2}|[\u0900-\u0dff\u1000-\u17ff])[\"'”’)\]]{0,2}[.!?][\"'”’)\]]{0,2}(?=\s|$)|[。！？।॥။።។؟۔]"
 )
 
 
+@dataclass(frozen=True)
 class ProseCompressor:
     """Compresses running text."""
 
     name = "prose"
-
-    def __init__(self, weights: ProseWeights = DEFAULT_PROSE_WEIGHTS) -> None:
-        self.weights = weights
+    weights: ProseWeights = DEFAULT_PROSE_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True if the text is mostly words, in sentences of a usual length."""
@@ -114,12 +112,9 @@ class ProseCompressor:
         sentences = [text[start:end] for start, end in spans]
         window = weights.transcript_window if turns else 0
         scores = semantic.add_similarity(scores, sentences, task.question, weights.similarity_weight, window)
-        occurrences: Counter[str] = Counter()
         for index, share in _spread(wording.find_odd_wordings(sentences), spans, parents, weights).items():
             scores[index] += weights.odd_wording_bonus * share
-        for index, sentence in enumerate(sentences):
-            occurrences[sentence] += 1
-            scores[index] /= occurrences[sentence]
+        scores = [score / number for score, number in zip(scores, number_occurrences(sentences), strict=True)]
         required = _list_rare_failures(task, spans, grades, weights)
         indented = [(_find_line_start(text, start), end) for start, end in spans]
         return compress_units(
@@ -204,7 +199,7 @@ def find_turns(text: str, spans: Sequence[Span]) -> list[int]:
 
 def _find_heading_level(text: str, start: int, end: int, max_characters: int) -> int:
     """Return 1, 2, ... for a heading and 0 for other text."""
-    if _MAIL_HEADER.match(text, start, end) or _BANNER.match(text, start, end):
+    if _HEADER.match(text, start, end):
         return 1
     if end - start > 2 * max_characters:
         return 0
@@ -225,12 +220,14 @@ def _find_heading_level(text: str, start: int, end: int, max_characters: int) ->
 
 
 def _assign_paragraphs(text: str, spans: Sequence[Span]) -> list[int]:
-    ends = [match.start() for match in _PARAGRAPH_BREAK.finditer(text)]
-    return [bisect_right(ends, start) for start, _ in spans]
+    starts = set(lines.find_block_starts(text, spans))
+    return list(accumulate(index in starts for index in range(len(spans))))
 
 
 def _find_line_start(text: str, start: int) -> int:
     """Return the start of the line of a sentence that only blanks precede there; else the start of the sentence."""
+    if text[max(0, start - 2) : start].strip():
+        return start
     blanks = text[max(0, start - MAX_INDENT_CHARACTERS) : start]
     indent = len(blanks) - len(blanks.rstrip(" \t"))
     return start - indent if text[start - indent - 1 : start - indent] in ("\n", "") else start

@@ -5,18 +5,17 @@ before frames of a library. Failures with the same wording are shown once, and p
 """
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import log, sqrt
+from math import sqrt
 
 from ..compressor import CompressedPassage, Task
 from . import search, table_parser
 from .core import diagnosis, error_blocks, lines, severity, stack_traces, thinning
 from .core.base_weights import weight
 from .core.bm25 import Span
-from .core.scoring import boost_ends, score_question, smooth_scores
+from .core.scoring import boost_ends, measure_frequencies, number_occurrences, score_question, smooth_scores
 from .core.selection import Units, compress_units
 from .core.stack_traces import TraceLines, TraceWeights
 from .tables import iter_row_bonuses
@@ -78,13 +77,12 @@ class ReportWeights(TraceWeights):
 DEFAULT_REPORT_WEIGHTS = ReportWeights()
 
 
+@dataclass(frozen=True)
 class ReportCompressor:
     """Compresses the output of test runs, builds and crashes."""
 
     name = "report"
-
-    def __init__(self, weights: ReportWeights = DEFAULT_REPORT_WEIGHTS) -> None:
-        self.weights = weights
+    weights: ReportWeights = DEFAULT_REPORT_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True for the output of a test run or a crash, but not for a list of results by file."""
@@ -132,7 +130,8 @@ class ReportCompressor:
         bonuses: Mapping[int, float],
     ) -> list[float]:
         text, weights = task.text, self.weights
-        frequencies = Counter(templates)
+        frequencies, occurrences = measure_frequencies(templates), number_occurrences(templates)
+        texts = [text[start:end] for start, end in trace.spans]
         matches = smooth_scores(score_question(text, trace.spans, task.question, weights), weights.neighbour_weight)
         frame_scores = stack_traces.score_frames(trace, templates, weights)
         reasons = _score_reasons(text, trace, grades, weights.reason_bonus)
@@ -140,22 +139,16 @@ class ReportCompressor:
             reasons[index] = max(reasons[index], bonus)
         for index in stack_traces.find_failure_frames(trace):
             frame_scores[index] *= weights.failure_factor
-        rarity_weight, severity_scores = weights.rarity_weight, weights.severity_scores
-        template_occurrences: Counter[str] = Counter()
-        line_occurrences: Counter[str] = Counter()
         scores: list[float] = []
-        for index, template in enumerate(templates):
-            line = text[trace.spans[index][0] : trace.spans[index][1]]
-            template_occurrences[template] += 1
-            line_occurrences[line] += 1
+        for index, line_occurrence in enumerate(number_occurrences(texts)):
             if index in trace.separators:
                 scores.append(0.0)
             elif trace.frames[index]:
-                scores.append((0.5 * matches[index] + frame_scores[index]) / line_occurrences[line])
+                scores.append((0.5 * matches[index] + frame_scores[index]) / line_occurrence)
             else:
-                occurrence = template_occurrences[template]
-                rarity = rarity_weight / (1.0 + log(frequencies[template]))
-                reported = rarity + severity_scores[grades[index]] + reasons[index]
+                occurrence = occurrences[index]
+                rarity = weights.rarity_weight / frequencies[index]
+                reported = rarity + weights.severity_scores[grades[index]] + reasons[index]
                 decay = sqrt(occurrence) if reasons[index] >= weights.essential_bonus else occurrence
                 scores.append(matches[index] * (0.5 + 0.5 / occurrence) + reported / decay)
             if lines.is_hint(text, trace.spans[index]):

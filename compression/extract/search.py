@@ -17,7 +17,7 @@ from ..compressor import CompressedPassage, Task
 from .core import lines, severity, thinning
 from .core.base_weights import ExtractWeights, weight
 from .core.bm25 import Span
-from .core.scoring import score_question, smooth_scores
+from .core.scoring import measure_frequencies, number_occurrences, score_question, smooth_scores
 from .core.selection import Units, compress_units
 
 MAX_LINE_CHARACTERS = 400  # matched against the patterns
@@ -82,13 +82,12 @@ def _are_values_aligned(sample: Sequence[str]) -> bool:
     return any(2 * count >= len(sample) for count in columns.values())
 
 
+@dataclass(frozen=True)
 class SearchResultCompressor:
     """Compresses the output of grep, ripgrep, find, ls, linters and type checkers."""
 
     name = "search"
-
-    def __init__(self, weights: SearchWeights = DEFAULT_SEARCH_WEIGHTS) -> None:
-        self.weights = weights
+    weights: SearchWeights = DEFAULT_SEARCH_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True if most lines are paths or begin with one, or are below one."""
@@ -135,13 +134,11 @@ class SearchResultCompressor:
     def _add_severity(self, text: str, results: "_Results", scores: list[float]) -> None:
         """Raise, in place, the scores of errors (the first of a wording most) and of matches among lines of context."""
         weights = self.weights
-        occurrences: Counter[str] = Counter()
         grades = severity.grade_lines(text, results.spans)
         graded = [index for index, grade in enumerate(grades) if grade]
         templates = lines.extract_templates(text, [results.spans[index] for index in graded], with_places=False)
-        for index, template in zip(graded, templates, strict=True):
-            occurrences[template] += 1
-            scores[index] += weights.severity_scores[grades[index]] / occurrences[template]
+        for index, occurrence in zip(graded, number_occurrences(templates), strict=True):
+            scores[index] += weights.severity_scores[grades[index]] / occurrence
         for index in results.context:
             scores[index] -= weights.match_bonus
         self._add_rarity(text, results, scores)
@@ -155,11 +152,10 @@ class SearchResultCompressor:
             match[0] if (match := _RULE.search(text, *results.find_message(text, index))) else template
             for index, template in zip(indices, templates, strict=True)
         ]
-        counts = Counter(rules)
-        if len(counts) > weights.max_rule_share * len(rules):
+        if len(set(rules)) > weights.max_rule_share * len(rules):
             return
-        for index, rule in zip(indices, rules, strict=True):
-            scores[index] += weights.rare_rule_weight / (1.0 + log(counts[rule]))
+        for index, frequency in zip(indices, measure_frequencies(rules), strict=True):
+            scores[index] += weights.rare_rule_weight / frequency
 
     def _find_named_lines(self, task: Task, results: "_Results") -> list[int]:
         """Return all lines of the files that the question names, unless they are most of the text."""
@@ -207,11 +203,10 @@ class _Results:
 
 
 def _find_result(text: str, offset: int) -> int:
-    """Return the offset of the first line, at or behind an offset, that is neither indented nor below a heading."""
-    while (offset := text.find("\n", offset) + 1) > 0:
-        if _RESULT_START.match(text, offset) and not _HEADED_LINE.match(text, offset):
-            return offset
-    return len(text)
+    """Return the offset of the first line, behind an offset, that is neither indented nor below a heading."""
+    return thinning.find_line(
+        text, offset, lambda text, start: _RESULT_START.match(text, start) and not _HEADED_LINE.match(text, start)
+    )
 
 
 def _read_results(text: str) -> _Results:
@@ -267,11 +262,9 @@ def _continues(line: str, separator: str) -> bool:
 def _find_closing_lines(text: str, spans: Sequence[Span], paths: Sequence[tuple[str, str]]) -> int:
     """Return the index of the first line of a report's summary, behind its last result and a blank line."""
     last = next((index for index in range(len(paths) - 1, -1, -1) if paths[index][1]), len(paths))
-    for index in range(last + 1, len(spans)):
-        if text.count("\n", spans[index - 1][1], spans[index][0]) > 1:
-            is_short = spans[-1][1] - spans[index][0] <= MAX_CLOSING_CHARACTERS
-            return index if is_short and len(spans) - index <= MAX_CLOSING_LINES else len(spans)
-    return len(spans)
+    index = next((index for index in lines.find_block_starts(text, spans) if index > last), len(spans))
+    is_short = index < len(spans) and spans[-1][1] - spans[index][0] <= MAX_CLOSING_CHARACTERS
+    return index if is_short and len(spans) - index <= MAX_CLOSING_LINES else len(spans)
 
 
 def is_result_list(text: str, weights: SearchWeights = DEFAULT_SEARCH_WEIGHTS) -> bool:
@@ -324,9 +317,6 @@ def _find_named_files(question: str, files: Collection[str]) -> set[str]:
 
 def _rank_within_files(scores: Sequence[float], files: Sequence[str]) -> list[int]:
     """Return the rank of each line among the lines of its file, from 1."""
-    lines_ranked: Counter[str] = Counter()
-    ranks = [0] * len(scores)
-    for index in sorted(range(len(scores)), key=lambda index: -scores[index]):
-        lines_ranked[files[index]] += 1
-        ranks[index] = lines_ranked[files[index]]
-    return ranks
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    ranks = dict(zip(order, number_occurrences(files[index] for index in order), strict=True))
+    return [ranks[index] for index in range(len(scores))]

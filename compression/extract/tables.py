@@ -7,13 +7,14 @@ left out whole, and gaps count the rows.
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import log
 
 from ..compressor import CompressedPassage, Task
 from . import table_parser
 from .core import answer_types, bm25, line_values, lines, severity, terms
 from .core.outliers import find_extremes, find_outliers, is_quantity, rank_numbers
-from .core.scoring import score_matches
+from .core.scoring import measure_frequencies, score_matches
 from .core.selection import Units, compress_units
 from .table_parser import ColumnBlock, ParsedTable, TableWeights
 
@@ -26,13 +27,12 @@ _ABSENCE = re.compile(
 )
 
 
+@dataclass(frozen=True)
 class TableCompressor:
     """Compresses CSV, TSV, boxed tables, Markdown tables and aligned columns."""
 
     name = "table"
-
-    def __init__(self, weights: TableWeights = DEFAULT_TABLE_WEIGHTS) -> None:
-        self.weights = weights
+    weights: TableWeights = DEFAULT_TABLE_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True for a header with rows of as many cells."""
@@ -101,12 +101,11 @@ def iter_asked_rows(
 ) -> Iterator[tuple[int, float]]:
     """Yield the rows with the greatest, the least or the empty cells asked for, with their bonus."""
     bonus, count = weights.asked_bonus, weights.asked_rows
-    for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True)):
-        if pattern.search(question):
-            named_columns = list(_iter_inner_columns(names, columns))
-            rankings = line_values.rank_asked_columns(named_columns, question, query, count, least=least)
-            for ranking in [rows for _, rows in rankings] or [rank_numbers(cells, 1, least=least) for cells in columns]:
-                yield from ((row, bonus * (1 + 1 / (1 + rank))) for rank, row in enumerate(ranking))
+    for least in answer_types.list_directions(question):
+        named_columns = list(_iter_inner_columns(names, columns))
+        rankings = line_values.rank_asked_columns(named_columns, question, query, count, least=least)
+        for ranking in [rows for _, rows in rankings] or [rank_numbers(cells, 1, least=least) for cells in columns]:
+            yield from ((row, bonus * (1 + 1 / (1 + rank))) for rank, row in enumerate(ranking))
     stems = [terms.stem((match[1] or match[2]).lower())[:5] for match in _ABSENCE.finditer(question)]
     asks_for_empty = answer_types.EMPTY.search(question) is not None
     for name, cells in zip(names, columns, strict=True):
@@ -124,8 +123,8 @@ def find_odd_rows(
     for name, cells in _iter_inner_columns(names, columns):
         factor = weights.named_column_factor if bm25.is_named(name, query) else 1.0
         outliers = (*find_outliers(cells, weights), *_find_empty_cells(cells, weights.max_empty_share))
-        frequencies = Counter(cells[row] for row in outliers)
-        scores = {row: weights.outlier_bonus / (1.0 + log(frequencies[cells[row]])) for row in outliers}
+        frequencies = measure_frequencies([cells[row] for row in outliers])
+        scores = {row: weights.outlier_bonus / frequency for row, frequency in zip(outliers, frequencies, strict=True)}
         for row in find_extremes(cells, weights):
             scores[row] = max(scores.get(row, 0.0), weights.extreme_bonus)
         for row, score in scores.items():

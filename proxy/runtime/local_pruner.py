@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...compression import registry
 from ...compression.models.errors import CheckpointError, NotDownloadedError
+from ...compression.models.resources import load_torch_libraries
 from ...compression.models.worker import WorkerLimits
 from ...compression.pruners import catalogue
 from ...compression.pruners.catalogue import PUBLISHED_PRUNERS
@@ -72,6 +73,7 @@ def create_pruner(settings: Settings) -> tuple[PrunerWorker, PruneCompressor] | 
     family = find_family(settings)
 
     def load() -> "Pruner":
+        load_torch_libraries()
         from ...compression.pruners.pruner import PrunerPlacement, load_pruner  # noqa: PLC0415 - loads torch
 
         return load_pruner(catalogue.fetch_folder(source, cache), PrunerPlacement(device, dtype, threads))

@@ -14,14 +14,14 @@ MAX_CHARACTERS = 400  # of a question, and of a unit
 MAX_UNITS = 300  # units examined, the best by score
 _MAX_QUESTION_TAIL = 4_000  # characters searched for the last question
 
-GREATEST = re.compile(
+_GREATEST = re.compile(
     r"\b(?:most|largest|biggest|highest|greatest|longest|strongest|newest|latest|youngest|slowest|max(?:imum)?|top|busiest|"
     r"heaviest|hottest|fullest|why\b.{0,40}\bso (?:large|big|high|long))\b|"
     r"\b(?:größt|meist|höchst|längst|langsamst)\w{0,2}\b|\bplus (?:grande?s?|gros(?:se)?s?|longue?s?)\b|"
     r"\bmás (?:grande|larg|alt)",
     re.IGNORECASE,
 )
-LEAST = re.compile(
+_LEAST = re.compile(
     r"\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|cheapest|min(?:imum)?)\b|"
     r"\b(?:kleinst|niedrigst|kürzest|ältest)\w{0,2}\b|"
     r"\b(?:worst|poorest|weak|low|blame|drags?)\b(?=.{0,200}\bcover)|\bcover(?:age|ed)\b.{0,200}\b(?:worst|poor|low|down|blame)",
@@ -101,6 +101,11 @@ def extract_last_question(question: str) -> str:
     if sentences:
         return sentences[-1][-MAX_CHARACTERS:]
     return question if len(question) <= MAX_CHARACTERS else ""
+
+
+def list_directions(question: str) -> list[bool]:
+    """Return False if the question asks for the greatest of something, and True if it asks for the least."""
+    return [least for pattern, least in ((_GREATEST, False), (_LEAST, True)) if pattern.search(question)]
 
 
 def is_measure(name: str, question: str) -> bool:

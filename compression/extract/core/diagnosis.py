@@ -107,7 +107,7 @@ def find_related_settings(text: str, spans: Sequence[Span]) -> list[int]:
 
 def find_boilerplate(text: str, spans: Sequence[Span]) -> list[int]:
     """Return the lines that say where a log or more help is, with the paths below them, and lines with digests."""
-    candidates = sorted(set(severity.find_lines_with_words(text, _BOILERPLATE_WORDS, spans)))
+    candidates = severity.find_lines_with_words(text, _BOILERPLATE_WORDS, spans)
     boilerplate = [index for index in candidates if _BOILERPLATE.search(text, *spans[index])]
     below = [index + 1 for index in boilerplate if index + 1 < len(spans)]
     paths = [index for index in below if _PATH_LINE.match(text, *spans[index])]

@@ -33,9 +33,10 @@ _PAIR = re.compile(
     r"([^\n<]{0,80})"
 )
 _FLAGS = [
-    (words.split(), frozenset(words.split()))
+    frozenset(words.split())
     for words in ("on off", "yes no", "true false", "enabled disabled", "up down", "active inactive", "ok failed")
 ]
+_ALL_FLAGS = frozenset[str]().union(*_FLAGS)
 _CHANGE_BAR = re.compile(r"[^\n|]{1,300}\|\s{1,20}(?:\d{1,9} (?=[+-])|(?=Bin))(B(?=in)|[+-]+\s*$)")
 _CHANGE_WORDS = [  # question, characters of a bar of `git diff --stat`
     (re.compile(pattern, re.IGNORECASE), set(characters))
@@ -56,8 +57,7 @@ def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Qu
 
     The values are those of the fields that it names (`Memory: 12`); without such fields, those of all columns.
     """
-    patterns = ((answer_types.GREATEST, False), (answer_types.LEAST, True))
-    directions = [least for pattern, least in patterns if pattern.search(question)]
+    directions = answer_types.list_directions(question)
     if not directions:
         return _find_asked_changes(text, spans, question)
     named = _find_named_fields(text, spans, question, query)
@@ -106,7 +106,7 @@ def _find_named_fields(text: str, spans: Sequence[Span], question: str, query: Q
     named = [name for name in names if answer_types.is_measure(name, question)]
     named = named or [name for name in names if bm25.is_named(name, query)]
     fields: dict[str, list[tuple[int, str]]] = {name: [] for name in named}
-    for index in sorted(set(severity.find_lines_with_words(text, [name.lower() for name in named], spans))):
+    for index in severity.find_lines_with_words(text, [name.lower() for name in named], spans):
         match = _FIELD.match(text, *spans[index])
         if match is not None and match[1] in fields:
             fields[match[1]].append((index, match[2]))
@@ -134,7 +134,7 @@ def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, 
 
 def find_status_lines(text: str, spans: Sequence[Span]) -> list[int]:
     """Return the lines that begin with the status of an HTTP response."""
-    candidates = sorted(set(severity.find_lines_with_words(text, ["http/"], spans)))
+    candidates = severity.find_lines_with_words(text, ["http/"], spans)
     return [index for index in candidates if _STATUS_LINE.match(text, *spans[index])]
 
 
@@ -153,24 +153,24 @@ def find_odd_values(text: str, spans: Sequence[Span]) -> tuple[list[int], list[i
     """
     columns: dict[str, list[tuple[int, str]]] = {}
     assigned: list[tuple[int, str]] = []
-    pairs: list[tuple[int, str]] = []
+    flagged: list[tuple[int, str]] = []
     for index, span in enumerate(spans):
         match = _PAIR.match(text, *span)
         if match is not None:
             value = match[3].strip(" \t\r\"',;")
             columns.setdefault(match[1], []).append((index, value))
-            pairs.append((index, value.lower()))
+            if (flag := value.lower()) in _ALL_FLAGS:
+                flagged.append((index, flag))
             if match[2] == "=":
                 assigned.append((index, value))
     odd: set[int] = set()
     empty = {index for index, value in assigned if not value}
     if len(empty) > MAX_ODD_SHARE * len(assigned):
         empty.clear()
-    for words, flags in _FLAGS:
-        values = [(index, value) for index, value in pairs if value in flags]
-        for word in words if len(values) >= MIN_PAIRS else ():
-            lines = [index for index, value in values if value == word]
-            odd.update(lines if len(lines) <= MAX_ODD_SHARE * len(values) else ())
+    for flags in _FLAGS:
+        values = [(index, flag) for index, flag in flagged if flag in flags]
+        counts = Counter(flag for _, flag in values) if len(values) >= MIN_PAIRS else Counter[str]()
+        odd.update(index for index, flag in values if 0 < counts[flag] <= MAX_ODD_SHARE * len(values))
     for column in columns.values():
         if len(column) >= MIN_PAIRS:
             outliers = find_outliers([value for _, value in column], DEFAULT_OUTLIER_WEIGHTS)
@@ -201,7 +201,7 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
         else key
     )
     lines_by_name: dict[str, list[int]] = {}
-    for index in dict.fromkeys(severity.find_lines_with_words(text, [name.lower() for name in names], spans)):
+    for index in severity.find_lines_with_words(text, [name.lower() for name in names], spans):
         match = key.match(text, *spans[index])
         if match is not None:
             lines_by_name.setdefault(match[0].strip().lower(), []).append(index)

@@ -85,9 +85,25 @@ def find_line_spans(text: str) -> list[Span]:
     return spans
 
 
+def find_block_starts(text: str, spans: Sequence[Span]) -> list[int]:
+    """Return the indices of the lines behind a blank line, and of the first line."""
+    behind_blank = [
+        index
+        for index, ((_, end), (start, _)) in enumerate(pairwise(spans), start=1)
+        if start - end > 1 and text.count("\n", end, start) > 1
+    ]
+    return [0, *behind_blank] if spans else []
+
+
+def find_pieces(text: str, spans: Sequence[Span]) -> list[bool]:
+    """Return for each span whether it continues the line of the one before."""
+    pieces = [text.find("\n", before[1], span[0]) < 0 for before, span in pairwise(spans)]
+    return [False, *pieces] if spans else []
+
+
 def has_pieces(text: str, spans: Sequence[Span]) -> bool:
     """Return True if a line is cut into several spans."""
-    return any(text.find("\n", before[1], span[0]) < 0 for before, span in pairwise(spans))
+    return any(find_pieces(text, spans))
 
 
 def _find_visible_start(line: str) -> int:

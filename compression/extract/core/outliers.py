@@ -37,18 +37,13 @@ DEFAULT_OUTLIER_WEIGHTS = OutlierWeights()
 
 def find_outliers(values: Sequence[str], weights: OutlierWeights) -> list[int]:
     """Return the indices of the outliers in order; skip missing values."""
-    indices = _list_filled(values)
-    filled = values if len(indices) == len(values) else [values[index] for index in indices]
+    indices, filled = _list_filled(values)
     return [indices[position] for position in _find_rare_values(filled, weights)]
 
 
 def find_extremes(values: Sequence[str], weights: OutlierWeights) -> list[int]:
     """Return the first indices of the least and of the greatest number; nothing unless all values are numbers."""
-    indices = _list_filled(values)
-    try:
-        numbers = parse_numbers(values if len(indices) == len(values) else [values[index] for index in indices])
-    except ValueError:
-        return []
+    indices, numbers = _parse_filled(values)
     if len(set(numbers)) < weights.min_values:
         return []
     return sorted({indices[numbers.index(min(numbers))], indices[numbers.index(max(numbers))]})
@@ -56,11 +51,7 @@ def find_extremes(values: Sequence[str], weights: OutlierWeights) -> list[int]:
 
 def rank_numbers(values: Sequence[str], count: int, *, least: bool) -> list[int]:
     """Return the indices of the greatest numbers, or of the least ones; nothing unless all values are numbers."""
-    indices = _list_filled(values)
-    try:
-        numbers = parse_numbers([values[index] for index in indices])
-    except ValueError:
-        return []
+    indices, numbers = _parse_filled(values)
     order = sorted(range(len(numbers)), key=numbers.__getitem__, reverse=not least)
     return [indices[position] for position in order[:count]]
 
@@ -110,9 +101,21 @@ def _parse_duration(value: str) -> float:
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds + sum(milliseconds) / 1000
 
 
-def _list_filled(values: Sequence[str]) -> Sequence[int]:
-    """Return the indices of the values that are not missing."""
-    return [index for index, value in enumerate(values) if value] if EMPTY_LITERAL in values else range(len(values))
+def _list_filled(values: Sequence[str]) -> tuple[Sequence[int], Sequence[str]]:
+    """Return the values that are not missing, behind their indices."""
+    if EMPTY_LITERAL not in values:
+        return range(len(values)), values
+    indices = [index for index, value in enumerate(values) if value]
+    return indices, [values[index] for index in indices]
+
+
+def _parse_filled(values: Sequence[str]) -> tuple[Sequence[int], list[float]]:
+    """Return the values that are not missing as numbers, behind their indices; nothing if one is no number."""
+    indices, filled = _list_filled(values)
+    try:
+        return indices, parse_numbers(filled)
+    except ValueError:
+        return [], []
 
 
 def _find_rare_values(values: Sequence[str], weights: OutlierWeights) -> list[int]:
@@ -134,10 +137,9 @@ def _find_rare_values(values: Sequence[str], weights: OutlierWeights) -> list[in
 
 def _find_rare_shapes(values: Sequence[str], weights: OutlierWeights) -> list[int]:
     """Return the values of another form than nearly all others, such as `1.4.0-SNAPSHOT` among `1.3.2` and `1.12.0`."""
-    shapes = [_SHAPE_PARTS.sub("a", value) for value in values]
-    counts = Counter(shapes)
-    shape, frequency = counts.most_common(1)[0]
-    if len(values) - frequency > len(values) * weights.max_odd_share:
+    shapes = _SHAPE_PARTS.sub("a", "\0".join(values)).split("\0")  # many times as fast as one by one
+    shape, frequency = Counter(shapes).most_common(1)[0]
+    if len(shapes) != len(values) or len(values) - frequency > len(values) * weights.max_odd_share:
         return []
     return [index for index, other in enumerate(shapes) if other != shape]
 

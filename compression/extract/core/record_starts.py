@@ -6,7 +6,7 @@ or at a certain indentation. A way to recognise them is used only if no line ins
 
 import re
 
-from . import line_keys, lines, records
+from . import line_keys, lines, records, thinning
 
 SAMPLE_CHARACTERS = 20_000
 MIN_LINES = 20  # of the sample
@@ -36,10 +36,7 @@ class RecordStarts:
 
     def find_cut(self, offset: int) -> int:
         """Return the offset of the first record that begins at or behind an offset; the text's length without one."""
-        while (offset := self.text.find("\n", offset) + 1) > 0:
-            if self._sign(self.text, offset) in self._signatures:
-                return offset
-        return len(self.text)
+        return thinning.find_line(self.text, offset, lambda text, start: self._sign(text, start) in self._signatures)
 
     def _learn(self, sample: str) -> bool:
         spans = lines.find_line_spans(sample)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from . import indentation
+from . import indentation, lines
 from .bm25 import Span
 from .line_keys import LineKeys
 
@@ -57,7 +57,7 @@ def find_structure(text: str, spans: Sequence[Span]) -> Structure:
     if not spans:
         return Structure([], [], {}, [])
     indents, starts = indentation.measure_indents(text, spans)
-    blocks = _find_block_starts(text, spans)
+    blocks = set(lines.find_block_starts(text, spans))
     keys = LineKeys(text, spans, starts)
     closers = [
         text[start : start + 1] in _CLOSER_OPENINGS and _CLOSER.match(text, start, end) is not None
@@ -100,15 +100,6 @@ def are_fields(text: str) -> bool:
         and 4 * sentences <= len(keys)
         and len(set(keys[: len(counts)])) >= MIN_FIELD_SHARE * len(counts)
     )
-
-
-def _find_block_starts(text: str, spans: Sequence[Span]) -> set[int]:
-    """Return the indices of the lines behind a blank line, and the first."""
-    starts = {0} if spans else set[int]()
-    for index, ((_, end), (start, _)) in enumerate(pairwise(spans), start=1):
-        if start - end > 1 and text.count("\n", end, start) > 1:
-            starts.add(index)
-    return starts
 
 
 def _find_openers(

@@ -1,6 +1,7 @@
 """Scores of units: by the question, scaled, smoothed over neighbours, raised at both ends."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from math import log
 
 from . import answer_types, bm25
@@ -40,6 +41,22 @@ def normalize_scores(scores: Sequence[float]) -> list[float]:
     """Scale scores so that the best is 1.0; zeros stay zeros."""
     best = max(scores, default=0.0)
     return [score / best for score in scores] if best > 0 else list(scores)
+
+
+def number_occurrences(values: Iterable[Hashable]) -> list[int]:
+    """Return for each value its number among the equal ones, from 1."""
+    seen: Counter[Hashable] = Counter()
+    numbers: list[int] = []
+    for value in values:
+        seen[value] = number = seen[value] + 1
+        numbers.append(number)
+    return numbers
+
+
+def measure_frequencies(values: Sequence[Hashable]) -> list[float]:
+    """Return 1 + ln(n) for each value, where n is the number of values equal to it."""
+    measures = {value: 1.0 + log(count) for value, count in Counter(values).items()}
+    return [measures[value] for value in values]
 
 
 def smooth_scores(scores: Sequence[float], share: float) -> list[float]:

@@ -5,8 +5,7 @@ outcome are counted afterwards to correct it.
 """
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from math import sqrt
@@ -16,6 +15,7 @@ from ...compressor import CompressedPassage, CountFunction, Gap, Task
 from ...markers import render
 from .base_weights import ExtractWeights
 from .bm25 import Span
+from .scoring import number_occurrences
 
 MAX_EXACT_CHARACTERS = 12_000  # the tokens of a longer text are estimated from a sample
 SAMPLE_SLICES = 16
@@ -44,8 +44,8 @@ class Units:
     parents: Sequence[int] | None = None
     required: Sequence[int] = ()
     partners: Mapping[int, int] = field(default_factory=dict[int, int])
-    templates: Sequence[object] | None = None
-    matches: Sequence[object] | None = None
+    templates: Sequence[Hashable] | None = None
+    matches: Sequence[Hashable] | None = None
     groups: Sequence[object] | None = None
     group_noun: str = ""
     ranking: list[int] = field(default_factory=list[int], init=False)
@@ -89,16 +89,10 @@ def drop_worthless_units(units: Units) -> None:
     """
     min_score, scores = units.weights.min_score, units.scores
     look_alikes = units.matches or units.templates
-    occurrences: Counter[object] = Counter()
-    kept: list[int] = []
-    for index in units.ranking:
-        rank = 1
-        if look_alikes is not None:
-            occurrences[look_alikes[index]] += 1
-            rank = occurrences[look_alikes[index]]
-        if scores[index] >= min_score * sqrt(rank):
-            kept.append(index)
-    units.ranking[:] = kept
+    ranks = number_occurrences(look_alikes[index] if look_alikes is not None else index for index in units.ranking)
+    units.ranking[:] = [
+        index for index, rank in zip(units.ranking, ranks, strict=True) if scores[index] >= min_score * sqrt(rank)
+    ]
 
 
 def fit_target(

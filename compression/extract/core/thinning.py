@@ -35,6 +35,14 @@ _SEVERE_WORDS = (
 )
 
 
+def find_line(text: str, offset: int, is_start: Callable[[str, int], object]) -> int:
+    """Return the offset of the first line behind an offset that `is_start` accepts; the text's length without one."""
+    while (offset := text.find("\n", offset) + 1) > 0:
+        if is_start(text, offset):
+            return offset
+    return len(text)
+
+
 def is_long(task: Task) -> bool:
     """Return True if thinning would leave out a considerable part of the text."""
     return len(task.text) > MIN_REDUCTION * _compute_limit(task)
@@ -107,13 +115,13 @@ def _score_pieces(task: Task, pieces: Sequence[Span]) -> list[float]:
     words = [(term[:MAX_TERM_CHARACTERS], weight) for term, weight in query.term_weights.items() if len(term) > 1]
     words += [(literal.lower(), query.parameters.literal_weight) for literal in query.literals]
     words += [(word, SEVERITY_WEIGHT) for word in _SEVERE_WORDS]
-    finder = WordFinder(lowered, [*(word for word, _ in words), *severity.REPORT_WORDS])
+    finder = WordFinder(lowered, [word for word, _ in words])
     for word, weight in words:
         hits = finder.find_spans(word, starts, pieces)
         worth = weight * log((len(pieces) + 1) / (len(hits) + 0.5))
         for index in hits:
             scores[index] += worth
-    for index, grade in severity.iter_status_grades(text, finder, starts, pieces):
+    for index, grade in severity.iter_status_grades(text, pieces):
         scores[index] += SEVERITY_WEIGHT * (grade >= severity.ERROR)
     return scores
 

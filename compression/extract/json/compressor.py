@@ -5,6 +5,7 @@ a literal of the text, and values keep their order. Accepts JSON, JSON lines, an
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ...compressor import CompressedPassage, Task
 from ...markers import render
@@ -19,13 +20,12 @@ from .writer import VALUE_UNIT, JsonWriter, WriterContext
 DEFAULT_JSON_WEIGHTS = JsonWeights()
 
 
+@dataclass(frozen=True)
 class JsonCompressor:
     """Compresses JSON."""
 
     name = "json"
-
-    def __init__(self, weights: JsonWeights = DEFAULT_JSON_WEIGHTS) -> None:
-        self.weights = weights
+    weights: JsonWeights = DEFAULT_JSON_WEIGHTS
 
     def recognises(self, text: str) -> bool:
         """Return True for text that a strict parser accepts."""

@@ -40,6 +40,10 @@ class RecordTable(NamedTuple):
     is_narrow: bool
     shared_values: dict[ColumnPath, str]
 
+    def list_written_columns(self) -> list[Sequence[str]]:
+        """Return the literals of the columns with several values."""
+        return [cells for path, cells in zip(self.columns, self.cells, strict=True) if path not in self.shared_values]
+
 
 def find_tables(text: str, root: JsonNode) -> dict[JsonNode, RecordTable]:
     """Return all tables of a tree, except tables inside the rows of a narrow one."""

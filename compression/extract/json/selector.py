@@ -322,12 +322,11 @@ class JsonSelector:
     def _iter_asked_values(self, query: bm25.Query) -> Iterator[int]:
         """Yield the units with the greatest or least value of a field, if the question asks for them."""
         question, count = self.task.question, self.weights.asked_values
-        for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True)):
-            if pattern.search(question):
-                columns = list(self._iter_columns())
-                cells = [(name, [literal.strip('"') for literal in literals]) for name, literals, _ in columns]
-                for column, rows in line_values.rank_asked_columns(cells, question, query, count, least=least):
-                    yield from (columns[column][2][row] for row in rows)
+        for least in answer_types.list_directions(question):
+            columns = list(self._iter_columns())
+            cells = [(name, [literal.strip('"') for literal in literals]) for name, literals, _ in columns]
+            for column, rows in line_values.rank_asked_columns(cells, question, query, count, least=least):
+                yield from (columns[column][2][row] for row in rows)
 
     def _iter_columns(self) -> Iterator[tuple[str, Sequence[str], Sequence[int]]]:
         """Yield the name of each column, its literals, and their units: of narrow tables, and of values with a path."""
@@ -355,8 +354,7 @@ class JsonSelector:
 
 def _compute_written_share(node: JsonNode, table: RecordTable) -> float:
     """Return the share of a narrow table's characters that is written, without keys and shared values."""
-    cells = [column for path, column in zip(table.columns, table.cells, strict=True) if path not in table.shared_values]
-    written = sum([sum(map(len, column)) + len(column) for column in cells])
+    written = sum([sum(map(len, column)) + len(column) for column in table.list_written_columns()])
     return min(0.99, written / (node.end - node.start))
 
 

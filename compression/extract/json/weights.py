@@ -30,7 +30,6 @@ class JsonWeights(OutlierWeights):
     max_required_values: int = weight(40, "values on a path in the question that are all kept", "values")
     shared_factor: float = weight(0.3, "a value that nearly all rows have, besides the first one", "factor")
     min_shared_share: float = weight(0.8, "rows with such a value", "share of rows")
-    key_match_factor: float = weight(0.6, "a value whose key alone matches the question, as in all rows", "factor")
     asked_bonus: float = weight(1.0, "the greatest or the least value of a field, if asked for")
     asked_values: int = weight(3, "values with this bonus", "values")
     max_missing_share: float = weight(0.1, "rows without a field that the others have, at most", "share of rows")

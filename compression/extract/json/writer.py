@@ -119,9 +119,7 @@ class JsonWriter:
         is_same = self.headers.get(key := _INDEX.sub("", name)) == header and len(header) > len(SAME_COLUMNS)
         self.headers[key] = header
         self._write_line(depth, f"{name}{_format_size(node)}{{{SAME_COLUMNS if is_same else header}}}:", "")
-        columns = [
-            cells for path, cells in zip(table.columns, table.cells, strict=True) if path not in table.shared_values
-        ]
+        columns = table.list_written_columns()
         indent = " " * max(0, depth)
         if is_complete and node.keys is None:
             self.parts.extend([indent + ",".join(row) for row in zip(*columns, strict=True)])
