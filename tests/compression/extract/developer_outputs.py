@@ -133,4 +133,34 @@ DEVELOPER = {
         + BOX
         + "\nTest Suites: 60 passed, 60 total\nTests:       217 passed, 217 total\nRan all test suites.\n",
     ),
+    "eslint -f json": ToolOutput(
+        "Which files have real errors, not style warnings?",
+        '{"filePath": "/app/src/part{i}.js", "messages": [{"ruleId": "no-unused-vars", "severity": 1, "message": '
+        '"\'x{i}\' is defined but never used.", "line": {i}, "column": 5, "nodeType": "Identifier"}, '
+        '{"ruleId": "prefer-const", "severity": 1, "message": "Use const.", "line": 1{i}, "column": 5, "nodeType": '
+        '"Identifier"}, {"ruleId": "quotes", "severity": 1, "message": "Strings must use singlequote.", "line": 2{i}, '
+        '"column": 5, "nodeType": "Literal"}], "suppressedMessages": [], "errorCount": 0, "warningCount": 3},',
+        ("part12.js", "Duplicate key 'vat'"),
+        {
+            12: (
+                '"quotes", "severity": 1, "message": "Strings must use singlequote."',
+                '"no-dupe-keys", "severity": 2, "message": "Duplicate key \'vat\'."',
+            )
+        },
+        before="[",
+        after='{"filePath": "/app/src/last.js", "messages": [], "errorCount": 0, "warningCount": 0}]',
+    ),
+    "trivy -f json": ToolOutput(
+        "Do we have to patch something at once, and where is it?",
+        '{"Target": "layer-{i}", "Class": "lang-pkgs", "Vulnerabilities": ['
+        '{"VulnerabilityID": "CVE-2025-1{h}", "PkgName": "lib{h}", "InstalledVersion": "1.{i}.0", "FixedVersion": '
+        '"1.{i}.1", "Severity": "LOW", "Title": "denial of service", "PublishedDate": "2025-11-03T10:15:00Z"}, '
+        '{"VulnerabilityID": "CVE-2025-2{h}", "PkgName": "kit{h}", "InstalledVersion": "2.{i}.0", "FixedVersion": '
+        '"2.{i}.1", "Severity": "MEDIUM", "Title": "open redirect", "PublishedDate": "2025-10-03T10:15:00Z"}]},',
+        ("layer-17", "CRITICAL", r"2\.17\.1", "heap overflow", "kit0dfd"),
+        {17: ('"MEDIUM", "Title": "open redirect"', '"CRITICAL", "Title": "heap overflow in archives"')},
+        total=40,
+        before='{"SchemaVersion": 2, "Results": [',
+        after='{"Target": "last", "Class": "lang-pkgs", "Vulnerabilities": []}]}',
+    ),
 }
