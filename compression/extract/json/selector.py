@@ -347,13 +347,18 @@ class JsonSelector:
                 yield from (columns[column][2][row] for row in rows)
 
     def _iter_columns(self) -> Iterator[tuple[str, Sequence[str], Sequence[int]]]:
-        """Yield the name of each column, its literals, and their units: of narrow tables, and of values with a path."""
+        """Yield the name of each column, its literals, and their units: of tables, and of values with a path."""
         for node, table in self.tables.items():
             if table.is_narrow and node.items[0] in self._unit_indices:
                 units = [self._unit_indices.get(item, 0) for item in node.items]
                 for path, cells in zip(table.columns, table.cells, strict=True):
                     if path not in table.shared_values:
                         yield path[-1].strip('"'), cells, units
+            for path, nodes in zip(table.columns, table.nodes, strict=False):  # a narrow table has no nodes
+                cell_nodes = [cell for cell in nodes if cell is not None and cell in self._unit_indices]
+                units = [self._unit_indices[cell] for cell in cell_nodes]
+                if any(len(self.groups[index]) > 1 for index in units):  # others are values with a path
+                    yield path[-1].strip('"'), [self.text[cell.start : cell.end] for cell in cell_nodes], units
         for units in self._units_by_path.values():
             if len(units) >= self.weights.min_values and all(len(self.groups[index]) == 1 for index in units):
                 nodes = [self.nodes[index] for index in units]

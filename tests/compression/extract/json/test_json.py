@@ -11,7 +11,7 @@ from clara_proxy.compression.compressor import Gap
 from clara_proxy.compression.extract.json import records, tree, writer
 from clara_proxy.compression.extract.json.compressor import JsonCompressor
 
-from ..samples import ROWS, TREE, compress_text, count_left_out, list_pieces, run_compressor
+from ..samples import BY_NAME, ROWS, TREE, compress_text, count_left_out, list_pieces, run_compressor
 from .layout_reader import DECODER, Reader
 
 NUMBERS = ["1", "1.0", "1e5", "1E+2", "-0", "-0.0", "12345678901234567890123", "0.10"]
@@ -301,3 +301,18 @@ def test_long_tables_keep_values_of_their_own_in_their_headers() -> None:
     tables = [[{"product": f"p{n}", "warehouse": f"warehouse {name}"} for n in range(60)] for name in "AB"]
     heads = [line for line in write_complete(json.dumps(tables)) if "{" in line]
     assert heads == [f'[{n}][60]{{product,warehouse="warehouse {name}"}}:' for n, name in enumerate("AB")]
+
+
+@pytest.mark.parametrize(("field", "value"), [("score", "97.25"), ("state", '"held"')])
+def test_an_odd_value_beside_other_short_values_of_its_row_is_kept(field: str, value: str) -> None:
+    snippet = "The ledger of the northern office lists every parcel that the carrier took over, page"
+    rows = [
+        {"url": f"https://a.example/{n}", "snippet": f"{snippet} {n}. " * 9, "score": n % 7 / 10, "state": "ready"}
+        for n in range(300)
+    ]
+    rows[23][field] = json.loads(value)
+    passage = run_compressor(BY_NAME["json"], json.dumps(rows), "Which ships sank?", 100.0, fills_target=False)
+    assert passage is not None
+    out = "\n".join(list_pieces(passage))
+    assert value in out
+    assert "[23]" in out
