@@ -163,4 +163,16 @@ DEVELOPER = {
         before='{"SchemaVersion": 2, "Results": [',
         after='{"Target": "last", "Class": "lang-pkgs", "Vulnerabilities": []}]}',
     ),
+    "git log -p": ToolOutput(
+        "What did the fix for mounts with parentheses change?",
+        "commit {h}aaaabbbbccccddddeeeeffff0000111122223333\nAuthor: A <a@b.c>\nDate:   Mon Mar 5 10:00:00 2026\n\n"
+        "    Change part {i}\n\ndiff --git a/part{i}.py b/part{i}.py\n--- a/part{i}.py\n+++ b/part{i}.py\n"
+        "@@ -1,9 +1,9 @@ def read_part{i}():\n"
+        + "".join(
+            f" context_{n}()\n-    value_{{h}}_{n} = {n}\n+    value_{{i}}_{n} = compute_{n}()\n" for n in range(9)
+        ),
+        (r"^commit 0dfd", r"^-    value_0dfd_7 = 7", r"^\+    value_17_7 = compute_7\(\)", r"^\+    value_17_3 ="),
+        {17: ("Change part 17", "Fix mounts whose name has parentheses")},
+        total=40,
+    ),
 }
