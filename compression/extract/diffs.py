@@ -129,15 +129,17 @@ class DiffCompressor:
     def _iter_asked_changes(self, task: Task, diff: "_DiffLines") -> Iterator[int]:
         """Yield the changed lines, except very long ones, of the few commits whose message matches the question."""
         weights, spans = self.weights, diff.spans
-        headers = sorted(set(diff.commits) - {-1})
-        messages = [(spans[header][0], spans[diff.message_ends[header] - 1][1]) for header in headers]
+        headers = list(diff.message_ends)
+        messages = [(spans[header][0], spans[after - 1][1]) for header, after in diff.message_ends.items()]
         matches = score_question(task.text, messages, task.question, weights)
         limit = weights.min_asked_share * max(matches, default=0.0)
-        asked = {header for header, match in zip(headers, matches, strict=True) if match and match >= limit}
+        asked = [commit for commit, match in enumerate(matches) if match and match >= limit]
         if not 0 < len(asked) <= weights.max_asked_share * len(headers):
             return
-        for index, ((start, end), commit) in enumerate(zip(spans, diff.commits, strict=True)):
-            if commit in asked and diff.is_changed[index] and end - start <= weights.max_asked_characters:
+        bounds = [*headers, len(spans)]
+        for index in (index for commit in asked for index in range(bounds[commit], bounds[commit + 1])):
+            start, end = spans[index]
+            if diff.is_changed[index] and end - start <= weights.max_asked_characters:
                 yield index
 
     def _score_changes(self, diff: "_DiffLines") -> list[float]:
@@ -178,8 +180,7 @@ class _DiffLines:
 
     `title_indices`: the headers and subjects of commits. `file_indices`: the headers of files. `partners`: the added
     line of each removed one at the same place of its change, and the other way round. The parent of a piece of a long
-    line is its first piece. `commits`: the header of its commit, or -1. `message_ends`: the line after the message of
-    each commit.
+    line is its first piece. `message_ends`: the line after the message of each commit, by the commit's header.
     """
 
     text: str
@@ -191,7 +192,6 @@ class _DiffLines:
     title_indices: list[int] = field(default_factory=list[int])
     file_indices: list[int] = field(default_factory=list[int])
     partners: dict[int, int] = field(default_factory=dict[int, int])
-    commits: list[int] = field(default_factory=list[int])
     message_ends: dict[int, int] = field(default_factory=dict[int, int])
     _pieces: list[bool] = field(default_factory=list[bool])
 
@@ -227,7 +227,6 @@ class _DiffLines:
             is_redundant = not is_header and hunk < 0 <= file and _REDUNDANT_HEADER.match(line) is not None
             is_file_change = not is_redundant and _FILE_CHANGE.match(line) is not None
             self.parents.append(parent)
-            self.commits.append(commit)
             if commit >= 0 > file:
                 self.message_ends[commit] = index + 1
             self.is_redundant.append(is_redundant)
@@ -240,7 +239,6 @@ class _DiffLines:
         """Add a piece of a long line, which is of the same kind as the piece before."""
         before = index - 1
         self.parents.append(self.parents[before] if self.is_piece(before) else before)
-        self.commits.append(self.commits[before])
         self.is_changed.append(self.is_changed[before])
         self.is_generated.append(self.is_generated[before])
         self.is_redundant.append(self.is_redundant[before])

@@ -97,12 +97,12 @@ class ReportCompressor:
         grades = _grade_explanations(text, trace, severity.grade_lines(text, trace.spans), weights)
         failures = _find_failures(text, trace, grades, weights)
         scores = self._score_lines(task, trace, templates, grades, failures.bonuses)
-        for index, score in error_blocks.score_blocks(text, trace.spans, grades, templates, trace.frames).items():
+        for index, score in error_blocks.score_blocks(text, trace, grades, templates).items():
             scores[index] += weights.block_bonus * score
         for index in diagnosis.find_boilerplate(text, trace.spans):
             scores[index] *= weights.hint_factor
         verdicts = lines.select_verdicts(text, trace.spans, _grade_trace_ends(text, trace, grades), weights)
-        blocks = list(table_parser.find_blocks(text, trace.spans))
+        blocks = list(table_parser.find_blocks(text, trace.spans, only_ruled=True))
         for index, bonus in iter_row_bonuses(task.question, blocks):
             scores[index] += bonus
         units = Units(
@@ -206,13 +206,14 @@ class _FailureReader:
     the second line of its pair. `odd_lines`: those of failures worded unlike the others.
     """
 
-    def __init__(self, text: str, weights: ReportWeights) -> None:
+    def __init__(self, text: str, separators: frozenset[int], weights: ReportWeights) -> None:
         self.bonuses: dict[int, float] = {}
         self.parents: list[int] = []
         self.owners: list[int] = []
         self.partners: dict[int, int] = {}
         self.odd_lines: list[int] = []
         self._text = text
+        self._separators = separators
         self._weights = weights
         self._title = self._pair = -1  # the current title; the first of two lines that belong together
         self._title_start = 0
@@ -248,8 +249,8 @@ class _FailureReader:
         while outline and outline[-1][0] >= indent:
             outline.pop()
         outer = outline[-1][1] if outline else -1
-        is_code = self._diff_lines > 0 or _GUTTER.match(self._text, start, end) is not None
-        if not is_code and not lines.is_separator(self._text, (start, end)):
+        is_code = self._diff_lines > 0 or (("|" in line or "│" in line) and _GUTTER.match(line) is not None)
+        if not is_code and index not in self._separators:
             outline.append((indent, index))
         return outer
 
@@ -271,10 +272,10 @@ class _FailureReader:
 
 def _find_failures(text: str, trace: TraceLines, grades: Sequence[int], weights: ReportWeights) -> _FailureReader:
     """Find the titles, reasons, places and codes of failures, and the odd ones among many."""
-    failures = _FailureReader(text, weights)
+    failures = _FailureReader(text, trace.separators, weights)
     for index, (span, grade, frame) in enumerate(zip(trace.spans, grades, trace.frames, strict=True)):
         failures.read_line(index, span, is_error=grade >= severity.ERROR and not frame)
-    for first, after in stack_traces.find_traces(trace.frames):
+    for first, after in trace.traces:
         is_below = first > 0 and text.count("\n", trace.spans[first - 1][1], trace.spans[first][0]) == 1
         if is_below and trace.frames[first] == stack_traces.INNERMOST_FIRST:
             for index in range(first, after):
@@ -319,7 +320,7 @@ def _ends_section(text: str, title: int, line: int) -> bool:
 def _grade_trace_ends(text: str, trace: TraceLines, grades: Sequence[int]) -> list[int]:
     """Return the grades with the line below an innermost-last trace as a verdict, whatever the exception's name."""
     adjusted = [0 if frame else grade for frame, grade in zip(trace.frames, grades, strict=True)]
-    for _, after in stack_traces.find_traces(trace.frames):
+    for _, after in trace.traces:
         is_innermost_last = trace.frames[after - 1] == stack_traces.INNERMOST_LAST
         if is_innermost_last and after < len(adjusted) and not text[trace.spans[after][0]].isspace():
             adjusted[after] = 0 if _is_link(text, trace, after) else severity.VERDICT

@@ -4,12 +4,14 @@ Blank lines and rules end a block. A block is short enough to be read whole: its
 """
 
 import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
-from . import lines, severity, wording
+from . import severity, wording
 from .bm25 import Span
+from .stack_traces import TraceLines
 
 MAX_BLOCK_LINES = 16  # of a block that is read whole
 MIN_FAILURES = 6  # compared with each other
@@ -22,33 +24,31 @@ _TALLY = re.compile(
 )
 
 
-def score_blocks(
-    text: str, spans: Sequence[Span], grades: Sequence[int], templates: Sequence[str], frames: Sequence[int] = ()
-) -> dict[int, float]:
+def score_blocks(text: str, trace: TraceLines, grades: Sequence[int], templates: Sequence[str]) -> dict[int, float]:
     """Return a score for each line of a short block with an error: 1, or less for blocks like an earlier one."""
+    errors = [index for index, grade in enumerate(grades) if grade >= severity.ERROR and not trace.frames[index]]
+    errors = [index for index in errors if not _TALLY.search(text, *trace.spans[index])]  # needs no explanation
+    bounds = _find_bounds(text, trace) if errors else []
     scores: dict[int, float] = {}
     occurrences: Counter[tuple[str, ...]] = Counter()
-    for first, after in _iter_blocks(text, spans):
-        members = [index for index in range(first, after) if not (frames and frames[index])]
-        errors = [index for index in members if grades[index] >= severity.ERROR]
-        if len(members) > MAX_BLOCK_LINES or all(_TALLY.search(text, *spans[index]) for index in errors):
-            continue  # a summary needs no explanation
-        shape = tuple([templates[index] for index in members[1:] or members])
-        occurrences[shape] += 1
-        for index in members:
-            scores[index] = 1.0 / occurrences[shape]
+    for block in dict.fromkeys([bisect_right(bounds, index) for index in errors]):
+        members = [index for index in range(bounds[block - 1], bounds[block]) if not trace.frames[index]]
+        if len(members) <= MAX_BLOCK_LINES:
+            shape = tuple([templates[index] for index in members[1:] or members])
+            occurrences[shape] += 1
+            scores.update(dict.fromkeys(members, 1.0 / occurrences[shape]))
     return scores
 
 
-def _iter_blocks(text: str, spans: Sequence[Span]) -> Iterator[Span]:
-    """Yield the first line of each block, and the line after its last one."""
+def _find_bounds(text: str, trace: TraceLines) -> list[int]:
+    """Return the first line of each block, and the number of lines."""
     starts = [
         index
-        for index, ((_, end), (start, _)) in enumerate(pairwise(spans), start=1)
+        for index, ((_, end), (start, _)) in enumerate(pairwise(trace.spans), start=1)
         if start - end > 1 and text.count("\n", end, start) > 1
     ]
-    separators = [index for index, span in enumerate(spans) if lines.is_separator(text, span)]
-    return pairwise(sorted({0, len(spans), *starts, *separators, *(index + 1 for index in separators)}))
+    separators = trace.separators
+    return sorted({0, len(trace.spans), *starts, *separators, *(index + 1 for index in separators)})
 
 
 def find_odd_failures(text: str, spans: Sequence[Span], titles: Sequence[int], owners: Sequence[int]) -> list[int]:

@@ -32,7 +32,7 @@ _CONTINUATION = re.compile(r"([ \t]*)([a-z][^\s:=|]*)(?= )")
 _HINT = re.compile(
     r"[ \t]*\([A-Za-z][^\n]*\)\s*$|hint: "
 )  # `(use "git add <file>..." to update what will be committed)`
-_SEPARATOR = re.compile(r"[\W_]+(?:\[\d+/\d+\][\W_]+)?$|==\d{1,9}==\s*$|~~Dr\.M~~\s*$")
+_SEPARATOR = re.compile(r"(?![ \t]{1,40}\w)[\W_]+(?:\[\d+/\d+\][\W_]+)?$|==\d{1,9}==\s*$|~~Dr\.M~~\s*$")
 _PROGRESS_BAR = re.compile(r"\d ?%|\d/\d|[\u2580-\u259f#=>.-]{4}|\d ?[kKMG]i?B")
 _FILE_LOCATION = re.compile(  # begins with a set, which `re` searches fast
     r"[\w./\\@~+-](?<![\w./\\@~+-].)[\w./\\@~+-]{0,199}+:\d{1,7}(?::\d{1,7}|:in [`'][^'\n]{1,100}')?"

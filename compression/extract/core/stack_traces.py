@@ -80,6 +80,7 @@ class TraceLines(NamedTuple):
     """Lines with each frame merged into one: spans, numbers of lines, and frame types (0 for other lines).
 
     `library`: the indices of the frames in libraries. `separators`: the indices of the lines without words.
+    `traces`: the first frame of each trace, and the line after its last one.
     """
 
     spans: list[Span]
@@ -87,6 +88,7 @@ class TraceLines(NamedTuple):
     frames: list[int]
     library: frozenset[int]
     separators: frozenset[int]
+    traces: list[tuple[int, int]]
 
 
 def group_frames(text: str, line_spans: Sequence[Span], *, keep_carets: bool = False) -> TraceLines:
@@ -119,7 +121,7 @@ def group_frames(text: str, line_spans: Sequence[Span], *, keep_carets: bool = F
         if frame and _LIBRARY.search(text, start, end) is not None
     )
     separators = frozenset(index for index, span in enumerate(spans) if lines.is_separator(text, span))
-    return TraceLines(spans, sizes, frames, library, separators)
+    return TraceLines(spans, sizes, frames, library, separators, _find_traces(frames))
 
 
 def _classify_frame(text: str, line: Span, bare: str, *, is_go: bool) -> int:
@@ -145,7 +147,7 @@ def score_frames(trace: TraceLines, templates: Sequence[object], weights: TraceW
     innermost, outermost = weights.failure_frame_score, weights.entry_frame_score
     scores = [0.0] * len(trace.spans)
     occurrences: Counter[tuple[object, ...]] = Counter()
-    for first, after in find_traces(trace.frames):
+    for first, after in trace.traces:
         message = tuple([templates[index] for index in _list_message_lines(trace, first)])
         occurrences[message] += 1
         novelty = 1.0 / sqrt(occurrences[message]) if message else 1.0
@@ -163,7 +165,7 @@ def score_frames(trace: TraceLines, templates: Sequence[object], weights: TraceW
 
 def find_failure_frames(trace: TraceLines) -> list[int]:
     """Return for each trace the index of its innermost frame outside libraries, if it has any."""
-    orders = [_order_frames(trace, first, after) for first, after in find_traces(trace.frames)]
+    orders = [_order_frames(trace, first, after) for first, after in trace.traces]
     frames = [next((index for index in order if index not in trace.library), -1) for order in orders]
     return [index for index in frames if index >= 0]
 
@@ -171,7 +173,7 @@ def find_failure_frames(trace: TraceLines) -> list[int]:
 def pair_messages_with_frames(trace: TraceLines) -> dict[int, int]:
     """Map the message of each trace, next to it, to its innermost frame, outside libraries if any."""
     pairs: dict[int, int] = {}
-    for first, after in find_traces(trace.frames):
+    for first, after in trace.traces:
         message = after if trace.frames[after - 1] == INNERMOST_LAST else first - 1
         if 0 <= message < len(trace.frames):
             order = _order_frames(trace, first, after)
@@ -184,7 +186,7 @@ def _order_frames(trace: TraceLines, first: int, after: int) -> Sequence[int]:
     return range(after - 1, first - 1, -1) if trace.frames[first] == INNERMOST_LAST else range(first, after)
 
 
-def find_traces(frames: Sequence[int]) -> list[tuple[int, int]]:
+def _find_traces(frames: Sequence[int]) -> list[tuple[int, int]]:
     """Return the traces: the index of the first frame, and the index after the last."""
     starts = [index for index, frame in enumerate(frames) if frame and not (index and frames[index - 1])]
     ends = [
@@ -195,13 +197,13 @@ def find_traces(frames: Sequence[int]) -> list[tuple[int, int]]:
 
 def find_message_lines(trace: TraceLines) -> list[int]:
     """Return the indices of the error messages above traces."""
-    return [index for first, _ in find_traces(trace.frames) for index in _list_message_lines(trace, first)]
+    return [index for first, _ in trace.traces for index in _list_message_lines(trace, first)]
 
 
 def find_trace_lines(trace: TraceLines) -> set[int]:
     """Return the indices of all lines of traces: the frames, and the messages above and below."""
     indices = {index for index, frame in enumerate(trace.frames) if frame}
-    for first, after in find_traces(trace.frames):
+    for first, after in trace.traces:
         indices.update(range(max(0, first - MAX_MESSAGE_LINES), first))
         if trace.frames[first] == INNERMOST_LAST and after < len(trace.frames):
             indices.add(after)

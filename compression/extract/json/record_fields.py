@@ -5,12 +5,15 @@ Such a record is the one error among a linter's warnings.
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from .tree import JsonNode
 
 MIN_VALUES = 5  # of a field whose values are compared
 MAX_SEVERE_SHARE = 0.12  # values with the worst severity, at most, or MAX_SEVERE_VALUES
 MAX_SEVERE_VALUES = 3
+SAMPLED_VALUES = 50  # of a field, to tell whether it is a severity
+SAMPLED_CHARACTERS = 50_000  # of the start, to find such fields
 MIN_KNOWN_SHARE = 0.6  # values of a field that name a severity
 LOW, MEDIUM = 1, 2
 
@@ -35,7 +38,9 @@ _KEYS = (
     *("severity", "Severity", "issue_severity", "level", "Level", "levelname", "log_level", "logLevel", "type", "kind"),
     *("impact", "priority", "PRIORITY", "status", "Status", "result", "outcome", "conclusion", "state", "Action"),
 )
-_FIELDS = [re.compile(rf'"({key})"\s{{0,20}}:\s{{0,20}}"?([A-Za-z]{{1,20}}|\d{{1,3}})"?(?=[\s,}}\]])') for key in _KEYS]
+_FIELDS = {
+    key: re.compile(rf'"({key})"\s{{0,20}}:\s{{0,20}}"?([A-Za-z]{{1,20}}|\d{{1,3}})"?(?=[\s,}}\]])') for key in _KEYS
+}
 
 
 def are_identity(text: str, nodes: Sequence[JsonNode]) -> bool:
@@ -50,10 +55,16 @@ def are_place(text: str, nodes: Sequence[JsonNode]) -> bool:
 
 def find_severe_values(text: str) -> list[int]:
     """Return the offsets of the members with the worst severity of their field, if they are few of many."""
-    return sorted(offset for field in _FIELDS for offset in _find_worst(list(field.finditer(text))))
+    sample = text[:SAMPLED_CHARACTERS]
+    fields = (field for key, field in _FIELDS.items() if f'"{key}"' in sample)
+    return sorted(offset for field in fields for offset in _find_worst(field.finditer(text)))
 
 
-def _find_worst(matches: list[re.Match[str]]) -> Iterator[int]:
+def _find_worst(found: Iterator[re.Match[str]]) -> Iterator[int]:
+    sample = list(islice(found, SAMPLED_VALUES))
+    if sum(_rank(match[1].lower(), match[2].lower()) is not None for match in sample) < MIN_KNOWN_SHARE * len(sample):
+        return
+    matches = [*sample, *found]
     if len(matches) < MIN_VALUES:
         return
     ranks = [_rank(match[1].lower(), match[2].lower()) for match in matches]

@@ -245,7 +245,7 @@ class JsonSelector:
             best[self.parents[index]] = max(best[self.parents[index]], best[index])
         counts = Counter[int]()
         for index, parent in enumerate(self.parents):
-            nodes = [*self.groups[index], *([self.nodes[parent]] if self.nodes[parent].leaf_count == 1 else ())]
+            nodes = self.groups[index] if self.nodes[parent].leaf_count > 1 else (self.nodes[parent], self.nodes[index])
             if not self.sizes[index] or not record_fields.are_identity(self.text, nodes):
                 continue
             row = self._find_row(parent)
