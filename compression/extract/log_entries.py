@@ -28,6 +28,7 @@ class LogWeights(TraceWeights):
     rarity_weight: float = weight(0.5, "a unique template; divided by 1 + log(frequency)")
     severity_scores: tuple[float, ...] = weight((0.0, 0.1, 0.4, 0.4), "no grade, warning, error, verdict")
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
+    asked_bonus: float = weight(0.5, "the greatest or the least value asked for; twice as much for the first")
     min_entry_share: float = weight(0.5, "lines of a log that begin like entries", "share of lines")
     min_doubtful_share: float = weight(0.05, "the same share if the other lines may be stack traces", "share of lines")
     min_lines: int = weight(3, "lines needed to recognise a log", "lines")

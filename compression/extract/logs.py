@@ -13,13 +13,16 @@ from typing import TypeVar
 
 from ..compressor import CompressedPassage, Task
 from . import log_entries
-from .core import bm25, line_values, severity, thinning
+from .core import bm25, line_values, lines, severity, thinning
+from .core.bm25 import Query
 from .core.scoring import boost_ends, measure_frequencies, number_occurrences, score_matches, smooth_scores
 from .core.selection import Units, compress_units
 from .log_entries import LogEntries, LogWeights
 
+_FILE_MODE = re.compile(r"^[-dlbcps][-rwxsStT]{9}[.+@]?\s", re.MULTILINE)
 Number = TypeVar("Number", int, float)
 _XML_DECLARATION = re.compile(r"\ufeff?\s{0,100}<\?xml ")
+SAMPLE_CHARACTERS = 8_000  # that show the fields of a long log
 DEFAULT_LOG_WEIGHTS = LogWeights()
 
 
@@ -38,6 +41,7 @@ class LogCompressor:
             self._is_log(text[:size])
             and (len(text) <= size or self._is_log(text[middle : middle + size]))
             and not _XML_DECLARATION.match(text)
+            and not _are_files(text[:size])
             and not severity.is_test_run(text)  # its lines may begin with ERROR, too
         )
 
@@ -47,13 +51,13 @@ class LogCompressor:
     def compress(self, task: Task) -> CompressedPassage | None:
         """Select entries and fold look-alikes."""
         weights = self.weights
-        task = thinning.thin(task, partial(log_entries.find_entry, task.text))
+        query = bm25.parse_query(task.question, weights)
+        task = _thin(task, query)
         entries = log_entries.parse_entries(task.text, weights)
         templates = log_entries.extract_entry_templates(task.text, entries, weights)
-        query = bm25.parse_query(task.question, weights)
         counts = bm25.count_terms(task.text, entries.spans, query)
         matches = score_matches(entries.spans, counts, query)
-        scores = _score_entries(task, entries, templates, matches, weights)
+        scores = _score_entries(task, entries, templates, matches, query, weights)
         owners = [entry for entry, (first, after) in enumerate(entries.bounds()) for _ in range(first, after)]
         firsts = [entries.first_pieces[owner] for owner in owners]
         units = Units(
@@ -74,8 +78,30 @@ class LogCompressor:
         return compress_units(task, units)
 
 
+def _thin(task: Task, query: Query) -> Task:
+    """Leave out most entries of a long log, but none with a value that the question asks for."""
+    needed: list[int] = []
+    sample = task.text[:SAMPLE_CHARACTERS]
+    if thinning.is_long(task) and line_values.has_asked_fields(
+        sample, lines.find_line_spans(sample), task.question, query
+    ):
+        spans = lines.find_line_spans(task.text)
+        needed = [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]
+    return thinning.thin(task, partial(log_entries.find_entry, task.text), needed)
+
+
+def _are_files(sample: str) -> bool:
+    """Return True if most lines begin with the mode of a file, as those of `tar -tv`."""
+    return 2 * len(_FILE_MODE.findall(sample)) > sample.count("\n")
+
+
 def _score_entries(
-    task: Task, entries: LogEntries, templates: Sequence[str], matches: Sequence[float], weights: LogWeights
+    task: Task,
+    entries: LogEntries,
+    templates: Sequence[str],
+    matches: Sequence[float],
+    query: Query,
+    weights: LogWeights,
 ) -> list[float]:
     """Score each entry by the matches of its pieces, its severity, and the frequency of its template."""
     matches = smooth_scores(_take_best_pieces(matches, entries), weights.neighbour_weight)
@@ -95,6 +121,8 @@ def _score_entries(
     firsts = [entries.spans[first] for first in entries.first_pieces]
     for index in line_values.find_far_numbers(task.text, firsts, templates):
         scores[index] += weights.far_number_bonus
+    for index, share in line_values.find_asked_values(task.text, firsts, task.question, query).items():
+        scores[index] += weights.asked_bonus * share
     return scores
 
 

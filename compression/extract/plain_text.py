@@ -38,6 +38,7 @@ from .tables import iter_row_bonuses
 
 CHARACTERS_PER_TOKEN = 4
 MAX_SECTION_LINES = 60  # of a section whose severity all of its lines gain; less if it is longer
+MAX_NAMED_LINES = 20  # that are read whatever their pieces are worth
 ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
 
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
@@ -217,21 +218,19 @@ class PlainTextCompressor:
         asked = bm25.parse_query(answer_types.extract_last_question(task.question), weights)
         named = set(line_values.find_named_lines(task.text, spans, asked))  # a call may name many more
         named.update(line_values.find_named_titles(task.text, spans, titles, asked))
-        below: dict[int, None] = {}
-        for index, parent in enumerate(structure.parents) if named else ():
-            if parent in named or parent in below:
-                below[index] = None
+        below = records.list_named_members(structure, task.text, spans, named)
         remedies: list[int] = []
         if diagnosis.asks_what_is_wrong(task.question):
             remedies += diagnosis.find_remedies(task.text, spans)
             remedies += diagnosis.find_related_settings(task.text, spans)
-        odd_values, empty_values = line_values.find_odd_values(task.text, spans)
+        negated = answer_types.list_negated_words(task.question)
+        odd_values, empty_values, other_values = line_values.find_odd_values(task.text, spans, negated)
         asks_for_empty = answer_types.EMPTY.search(task.question) is not None
         for indices, bonus in (
             (odd_values, weights.odd_value_bonus),
+            (other_values, weights.asked_bonus),
             (empty_values, weights.asked_bonus if asks_for_empty else weights.odd_value_bonus),
             (remedies, weights.remedy_bonus),
-            (line_values.find_asked_values(task.text, spans, task.question, query), weights.asked_bonus),
             (named or line_values.find_named_lines(task.text, spans, query), weights.named_bonus),
             (below, weights.named_record_bonus),
             (line_values.find_far_numbers(task.text, spans, templates), weights.far_number_bonus),
@@ -240,6 +239,8 @@ class PlainTextCompressor:
         ):
             for index in indices:
                 scores[index] += bonus
+        for index, share in line_values.find_asked_values(task.text, spans, task.question, query).items():
+            scores[index] += weights.asked_bonus * share
         steps = query_plans.find_steps(task.text, spans)
         for index, share in query_plans.score_steps(task.text, spans, structure.parents, steps):
             scores[index] += weights.slow_step_bonus * (1.0 + share)
@@ -307,9 +308,11 @@ def _thin(task: Task) -> Task:
     starts = record_starts.RecordStarts(task.text)
     if not starts.is_known:
         return task
-    needed = list(starts.roots)
+    spans = lines.find_line_spans(task.text)
+    asked = bm25.parse_query(answer_types.extract_last_question(task.question))
+    named = line_values.find_named_lines(task.text, spans, asked)
+    needed = [*starts.roots, *(spans[i][0] for i in named if len(named) <= MAX_NAMED_LINES)]
     if answer_types.list_directions(task.question):
-        spans = lines.find_line_spans(task.text)
         query = bm25.parse_query(task.question)
         needed += [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]
     return thinning.thin(task, starts.find_cut, needed)

@@ -112,7 +112,8 @@ class ProseCompressor:
         sentences = [text[start:end] for start, end in spans]
         window = weights.transcript_window if turns else 0
         scores = semantic.add_similarity(scores, sentences, task.question, weights.similarity_weight, window)
-        for index, share in _spread(wording.find_odd_wordings(sentences), spans, parents, weights).items():
+        sections = _list_sections(text, spans, parents)
+        for index, share in _spread(wording.find_odd_wordings(sentences), spans, sections, weights).items():
             scores[index] += weights.odd_wording_bonus * share
         scores = [score / number for score, number in zip(scores, number_occurrences(sentences), strict=True)]
         required = _list_rare_failures(task, spans, grades, weights)
@@ -145,16 +146,24 @@ class ProseCompressor:
         return [confidence * score for score in normalize_scores(scores)]
 
 
+def _list_sections(text: str, spans: Sequence[Span], parents: Sequence[int]) -> list[tuple[bool, int]]:
+    """Return the section of each sentence: that of its heading, else its paragraph."""
+    paragraphs = _assign_paragraphs(text, spans)
+    return [
+        (parent < 0, paragraph if parent < 0 else parent) for parent, paragraph in zip(parents, paragraphs, strict=True)
+    ]
+
+
 def _spread(
-    odd: Sequence[int], spans: Sequence[Span], parents: Sequence[int], weights: ProseWeights
+    odd: Sequence[int], spans: Sequence[Span], sections: Sequence[object], weights: ProseWeights
 ) -> dict[int, float]:
     """Return 1.0 for each odd sentence, and less for the other sentences of its section if that is short."""
     shares: dict[int, float] = {}
     for index in odd:
         first = last = index
-        while first > 0 and parents[index] >= 0 and parents[first - 1] == parents[index]:
+        while first > 0 and sections[first - 1] == sections[index]:
             first -= 1
-        while last + 1 < len(parents) and parents[index] >= 0 and parents[last + 1] == parents[index]:
+        while last + 1 < len(sections) and sections[last + 1] == sections[index]:
             last += 1
         if spans[last][1] - spans[first][0] <= weights.max_whole_section_characters:
             shares.update(

@@ -61,6 +61,7 @@ _HEADING = re.compile(rf"(?=.{{0,300}}\w)({_PATH}):?\s*$")
 _HEADED_LINE = re.compile(r"\s*(?:Line |L)?\d{1,7}[:|-]")  # below a line with the path
 _LISTED_PATH = re.compile(rf"(?:[-dlbcps][rwxsStT-]{{9}}[.+@]?\s.*\s)?({_PATH}|[\w.@+-]+)/?\s*$")
 _ALIGNED_VALUE = re.compile(r"[^\s:]{1,80}:[ \t]{2,80}(?=\S)")
+_DOTTED_KEY = re.compile(r"[\w.@%-]{1,80}: ")
 _LONG_LISTING = re.compile(r"[-dlbcps][rwxsStT-]{9}[.+@]?\s|total \d+\s*$")
 _BARE_PATH = re.compile(rf"(?=.{{0,300}}\w){_PATH}\s*$")
 _SUMMARY = re.compile(_SUMMARY_PATTERN)
@@ -74,6 +75,14 @@ _NOTE = re.compile(rf"{_PATH}:\d{{1,7}}:(?:\d{{1,5}}:)? note: ")  # explains the
 _BANNERS = ("***", "===", "---")
 _SEPARATOR = re.compile(r"[\W_]+$")
 _RESULT_START = re.compile(rf"{_PATH}")
+
+MIN_KEY_SHARE = 0.8  # of the lines of a list of settings
+
+
+def _are_keys(sample: Sequence[str]) -> bool:
+    """Return True if most lines are different keys without a folder, each with a value (`kern.hostname: web1`)."""
+    keys = {match[0] for line in sample if (match := _DOTTED_KEY.match(line))}
+    return len(keys) >= MIN_KEY_SHARE * len(sample)
 
 
 def _are_values_aligned(sample: Sequence[str]) -> bool:
@@ -92,7 +101,7 @@ class SearchResultCompressor:
     def recognises(self, text: str) -> bool:
         """Return True if most lines are paths or begin with one, or are below one."""
         sample = lines.sample_lines(text, self.weights.sample_characters)
-        if len(sample) < 5 or _are_values_aligned(sample):
+        if len(sample) < 5 or _are_values_aligned(sample) or _are_keys(sample):
             return False
         if sum(map(_is_result_line, sample)) >= self.weights.min_path_share * len(sample):
             return True

@@ -57,6 +57,8 @@ class TableWeights(OutlierWeights):
     edge_bonus: float = weight(0.2, "one of the first rows, or the last")
     asked_bonus: float = weight(1.0, "a row with the greatest, the least or the empty cell asked for")
     named_bonus: float = weight(1.0, "one of a few rows with a cell that the question names")
+    value_bonus: float = weight(0.6, "a row with a value that the question names and several rows have")
+    max_value_share: float = weight(0.5, "rows with such a value, at most", "share of rows")
     kind_bonus: float = weight(0.36, "the first row with a combination of common values")
     max_kinds: int = weight(12, "shown combinations of values, with their first row, at most", "combinations")
     asked_rows: int = weight(5, "greatest or least rows with this bonus", "rows")

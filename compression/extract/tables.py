@@ -22,6 +22,7 @@ MAX_INNER_COLUMNS = 4  # of a column with several numbers in each cell
 DEFAULT_TABLE_WEIGHTS = TableWeights()
 EMPTY_CELLS = frozenset({"", "-", "--", "none", "<none>", "null", "nil", "n/a", "na", "nan", "unassigned", "unknown"})
 
+_VALUE_WORD = re.compile(r"\w[\w.-]*\w|\w")
 _ABSENCE = re.compile(
     r"\bun(\w{4,30})|\b(?:without|no|missing|empty|lacks?|lacking|blank)\s+(?:an?\s+)?(\w{2,30})", re.I
 )
@@ -51,6 +52,7 @@ class TableCompressor:
             scores[index] += weights.outlier_bonus if grade >= severity.ERROR else 0.0
         for row, bonus in self._iter_row_bonuses(text, table, task, query):
             scores[table.rows[row]] += bonus
+        asked = {table.rows[row] for row in find_rows_with_value(table.columns, task.question, weights)}
         for index in {*table.rows[: weights.shown_rows], table.rows[-1]}:
             scores[index] += weights.edge_bonus
         rules = set(table.header_rules.values())
@@ -64,7 +66,7 @@ class TableCompressor:
             sizes=[int(index not in rules and index not in headers) for index in range(len(scores))],
             parents=table.parents,
             partners=table.header_rules,
-            matches=[frozenset(counts.get(index, ())) for index in range(len(scores))],
+            matches=[index if index in asked else frozenset(counts.get(index, ())) for index in range(len(scores))],
         )
         units.ranking[:] = sorted(set(range(len(scores))) - rules, key=lambda index: (-scores[index], index))
         return compress_units(task, units)
@@ -101,10 +103,15 @@ def iter_asked_rows(
 ) -> Iterator[tuple[int, float]]:
     """Yield the rows with the greatest, the least or the empty cells asked for, with their bonus."""
     bonus, count = weights.asked_bonus, weights.asked_rows
+    yield from ((row, weights.value_bonus) for row in find_rows_with_value(columns, question, weights))
     for least in answer_types.list_directions(question):
         named_columns = list(_iter_inner_columns(names, columns))
         rankings = line_values.rank_asked_columns(named_columns, question, query, count, least=least)
-        for ranking in [rows for _, rows in rankings] or [rank_numbers(cells, 1, least=least) for cells in columns]:
+        ranked = [rows for _, rows in rankings] or [rank_numbers(cells, 1, least=least) for cells in columns]
+        if not least:  # the greatest expense of an account is its least number
+            signed = [cells for cells in columns if any(cell.startswith("-") for cell in cells)]
+            ranked += [rank_numbers(cells, 1, least=True) for cells in signed]
+        for ranking in ranked:
             yield from ((row, bonus * (1 + 1 / (1 + rank))) for rank, row in enumerate(ranking))
     stems = [terms.stem((match[1] or match[2]).lower())[:5] for match in _ABSENCE.finditer(question)]
     asks_for_empty = answer_types.EMPTY.search(question) is not None
@@ -113,6 +120,36 @@ def iter_asked_rows(
         if is_named or asks_for_empty:
             empty = [row for row, cell in enumerate(cells) if cell.lower() in EMPTY_CELLS]
             yield from ((row, bonus) for row in empty if is_named or 2 * len(empty) <= len(cells))
+
+
+def find_rows_with_value(columns: Sequence[Sequence[str]], question: str, weights: TableWeights) -> set[int]:
+    """Return the rows with a cell that the question names and that several rows have, unless most rows have it.
+
+    Behind "not", the rows with other cells in the column are asked for.
+    """
+    asked = answer_types.extract_last_question(question).lower()
+    words = {word for word in _VALUE_WORD.findall(asked) if word not in bm25.STOP_WORDS}
+    stems = {terms.stem(word) for word in words if word.isalpha()}
+    negated = answer_types.list_negated_words(question)
+    rows: set[int] = set()
+    for cells in columns:
+        frequencies = Counter(cells)
+        if len(frequencies) == len(cells):
+            continue
+        limit = weights.max_value_share * len(cells)
+        named = {value for value in frequencies if _is_asked_value(value.lower(), asked, words, stems)}
+        others = {value for value in named if value.lower() in negated}
+        members = [row for row, cell in enumerate(cells) if cell in named and 1 < frequencies[cell] <= limit]
+        if others:
+            members = [row for row, cell in enumerate(cells) if cell not in others]
+        rows.update(members if len(members) <= limit else ())
+    return rows
+
+
+def _is_asked_value(value: str, asked: str, words: set[str], stems: set[str]) -> bool:
+    if value in words or (len(value) >= terms.MIN_STEM_LENGTH and value.isalpha() and terms.stem(value) in stems):
+        return True
+    return " " in value and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", asked) is not None
 
 
 def find_odd_rows(

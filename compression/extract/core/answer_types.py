@@ -14,7 +14,9 @@ MAX_CHARACTERS = 400  # of a question, and of a unit
 MAX_UNITS = 300  # units examined, the best by score
 _MAX_QUESTION_TAIL = 4_000  # characters searched for the last question
 
+_CHANGED = r"(?:changed|modified|updated|created|added|written|edited|seen|touched|started|deployed|released)"
 _GREATEST = re.compile(
+    rf"\b(?:{_CHANGED} last|last {_CHANGED})\b|"
     r"\b(?:most|largest|biggest|highest|greatest|longest|strongest|newest|latest|youngest|slowest|max(?:imum)?|top|busiest|"
     r"heaviest|hottest|fullest|why\b.{0,40}\bso (?:large|big|high|long))\b|"
     r"\b(?:größt|meist|höchst|längst|langsamst)\w{0,2}\b|\bplus (?:grande?s?|gros(?:se)?s?|longue?s?)\b|"
@@ -22,6 +24,7 @@ _GREATEST = re.compile(
     re.IGNORECASE,
 )
 _LEAST = re.compile(
+    r"\bout of (?:stock|space|quota|credit|ink)\b|"
     r"\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|cheapest|min(?:imum)?)\b|"
     r"\b(?:kleinst|niedrigst|kürzest|ältest)\w{0,2}\b|"
     r"\b(?:worst|poorest|weak|low|blame|drags?)\b(?=.{0,200}\bcover)|\bcover(?:age|ed)\b.{0,200}\b(?:worst|poor|low|down|blame)",
@@ -31,7 +34,10 @@ EMPTY = re.compile(
     r"\b(?:nobody|no ?one|never|unset|empty|blank|missing|(?:not|n't) (?:been |yet )?(?:set|filled|given|assigned))\b",
     re.IGNORECASE,
 )
-_AGE_WORDS = r"\b(?:newest|latest|youngest|oldest|earliest|(?:most|least) recent(?:ly)?)\b"
+_NEGATED_WORD = re.compile(r"(?:\bnot|n't|\bother than|\bexcept) (?:yet |being |been |a |an )?(\w+)")
+_AGE_WORDS = (
+    rf"\b(?:{_CHANGED} last|last {_CHANGED}|newest|latest|youngest|oldest|earliest|(?:most|least) recent(?:ly)?)\b"
+)
 # A question about one of these reads the columns and fields whose names match.
 _MEASURES = (
     (r"memory|\bram\b|speicher|mémoire", r"mem(?:ory)?|%mem|rss|res|pss|vsz"),
@@ -42,11 +48,14 @@ _MEASURES = (
     ),
     (
         r"slow|long|fast|short|durat|latenc|langsam|lange",
-        r"(?:total[-_ ]?)?time|(?:\w+[-_ ])?duration(?:[-_ ]?ms)?|elapsed(?:[-_ ]?ms)?|latency|took",
+        r"(?:total[-_ ]?)?time|(?:\w+[-_ ])?(?:duration|elapsed)(?:[-_ ]?ms)?|latency|took|uptime|days|seconds",
     ),
     (_AGE_WORDS, r"age|etime|uptime|(?:\w+[-_ ]?)?(?:date|created|updated|modified|time|at)|last[-_ ]?\w+"),
     (r"\bcover", r"(?:line |branch )?cover(?:age)?|%? ?(?:stmts|lines|branch(?:es)?|rate)"),
-    (r"expensive|cheap|teuer|cost", r"(?:\w+[-_ ])?(?:price|cost|amount)"),
+    (
+        r"expensive|cheap|teuer|cost|amount|betrag|montant|importe",
+        r"(?:\w+[-_. ])?(?:price|cost|amount|cents|total|betrag|montant|importe)",
+    ),
 )
 _MEASURE_PATTERNS = [
     (re.compile(question, re.IGNORECASE), re.compile(name, re.IGNORECASE)) for question, name in _MEASURES
@@ -108,6 +117,11 @@ def list_directions(question: str) -> list[bool]:
     return [least for pattern, least in ((_GREATEST, False), (_LEAST, True)) if pattern.search(question)]
 
 
+def list_negated_words(question: str) -> set[str]:
+    """Return the words behind "not", "other than" or "except" in the last question, in lower case."""
+    return set(_NEGATED_WORD.findall(extract_last_question(question).lower()))
+
+
 def is_measure(name: str, question: str) -> bool:
     """Return True if a column or field of this name measures what the question asks about: SIZE for "space"."""
     return any(
@@ -117,9 +131,14 @@ def is_measure(name: str, question: str) -> bool:
     )
 
 
+def asks_for_age(question: str) -> bool:
+    """Return True if the question asks for the newest or the oldest of something."""
+    return re.search(_AGE_WORDS, question, re.IGNORECASE) is not None
+
+
 def is_reversed(name: str, question: str) -> bool:
     """Return True if the least value of a column is the greatest that is asked for: AGE for "newest"."""
-    return _AGE_NAME.fullmatch(name.strip()) is not None and re.search(_AGE_WORDS, question, re.IGNORECASE) is not None
+    return _AGE_NAME.fullmatch(name.strip()) is not None and asks_for_age(question)
 
 
 def match_answer_type(text: str, spans: Sequence[Span], question: str, scores: Sequence[float]) -> list[bool]:

@@ -18,6 +18,7 @@ from .base_weights import DEFAULT_WEIGHTS, ExtractWeights
 
 MAX_LITERALS = 64
 BATCH_SPANS = 2_000  # whose words are in memory at once
+MAX_VARIED_CHARACTERS = 1_000  # of a question whose words are also searched in other spellings
 MAX_QUESTION_CHARACTERS = 20_000  # half from each end
 
 Span = tuple[int, int]  # start, end
@@ -62,6 +63,8 @@ def parse_query(question: str, parameters: ExtractWeights = DEFAULT_WEIGHTS) -> 
         secondary = parameters.inflection_weight if is_inflected else parameters.word_part_weight
         for index, term in enumerate(word_terms):
             weights[term] = max(weights.get(term, 0.0), weight * (secondary if index else 1.0))
+    for variant in terms.list_variants(question) if len(question) <= MAX_VARIED_CHARACTERS else ():
+        weights.setdefault(variant, parameters.word_part_weight)
     literals = Counter(_COMPOUND_WORD.findall(question))
     literals.update(match[match.lastindex or 0] for match in _QUOTED.finditer(question))
     literals.update(_EMOJI.findall(question))
@@ -75,7 +78,7 @@ def is_named(name: str, query: Query) -> bool:
     if any(term in query.term_weights for word in words for term in terms.extract_terms(word)):
         return True
     return any(
-        term.startswith(word.lower())
+        term.startswith(word.lower()) or (len(term) >= terms.SHARED_PREFIX_LENGTH and word.lower().startswith(term))
         for word in words
         if len(word) >= terms.PREFIX_LENGTH
         for term in query.term_weights
@@ -192,7 +195,7 @@ class _TermMatcher:
             number = word[: terms.MAX_WORD_CHARACTERS]
             return (number,) if number in query_terms else ()
         lower = word[: terms.MAX_WORD_CHARACTERS].lower()
-        if word.isalpha() and (lower[1:] == word[1:] or word.isupper()):
+        if word.isalpha() and (lower[1:] == word[1:] or word.removesuffix("s").isupper()):
             if lower[: terms.PREFIX_LENGTH] not in prefixes:
                 return ()
             return tuple(term for term in terms.extract_terms(word) if term in query_terms)

@@ -1,7 +1,7 @@
 """Measures the indentation of lines: blanks, tree characters, list markers, brackets, elements of XML, columns."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from . import lines
 from .bm25 import Span
@@ -95,7 +95,7 @@ def indent_elements(text: str, spans: Sequence[Span], starts: Sequence[int], ind
             indents[index] = tag_indent + 1
 
 
-def indent_columns(text: str, spans: Sequence[Span], indents: list[int]) -> None:
+def indent_columns(text: str, spans: Sequence[Span], indents: list[int], openers: Collection[int]) -> None:
     """Put, in place, the rows of a list in columns below its header, and a line that continues a row below the row.
 
     Also puts a line of numbers below the words above it, which name them.
@@ -114,6 +114,8 @@ def indent_columns(text: str, spans: Sequence[Span], indents: list[int]) -> None
     cells = [len(_COLUMN_GAP.split(text[slice(*spans[index])].strip(), width)) for index in below]
     rows = sum(count >= width - 1 for count in cells)
     continued = sum(count == 1 for count in cells)
+    if any(count == 1 and index in openers for index, count in zip(below, cells, strict=True)):
+        return  # the line above the header opens a section, and so do others
     if cells and cells[0] > 1 and rows >= MIN_COLUMN_ROWS and continued and rows + continued == len(cells):
         for index, count in zip(below, cells, strict=True):
             indents[index] = indents[header] + (2 if count == 1 else 1)

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from . import answer_types, bm25, severity
 from .bm25 import Query, Span
@@ -10,10 +10,12 @@ from .outliers import DEFAULT_OUTLIER_WEIGHTS, find_outliers, find_outlying_numb
 
 ASKED_LINES = 3  # with the greatest or least values of a field
 MAX_COMPARED_COLUMNS = 3  # more columns give one line each
+MAX_NAMED_FIELDS = 8  # whose values are compared, those with most values first
 MAX_COLUMNS = 10  # of lines with columns, from the left
 MIN_NUMERIC_SHARE = 0.8  # of the lines with a number in a column
 MIN_COLUMN_LINES = 5
 SAMPLED_FIELDS = 2_000  # lines examined to find fields
+SAMPLED_INLINE_FIELDS = 200  # the same, of fields inside lines
 SAMPLED_ROWS = 400  # lines examined to find columns of numbers
 MIN_ALIKE_LINES = 12  # whose numbers are compared
 MAX_COMPARED_NUMBERS = 12  # of a line
@@ -26,8 +28,20 @@ MAX_ODD_SHARE = 0.1  # pairs with an odd flag or without a value, at most
 MAX_NAMES = 30  # words of the question that may be keys
 
 _FIELD = re.compile(
-    r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?([-+]?\d[\d.,]{0,20}[kKMGT]?)"
+    r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?"
+    r"([-+]?\d[\d.,]{0,20}(?:[kKMGT](?![a-z])| ?[kKMGT]?i?[bB]\b)?)"
 )
+_INLINE_FIELD = re.compile(  # `seconds="12"`, `<price>12</price>`
+    r"(?<![\w.-])([A-Za-z][\w.-]{0,40})(?:=[\"']?|>)([-+]?\d[\d.,]{0,20}[kKMGT]?)(?![\w-])"
+)
+_MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
+_MONTH = r"((?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec))"
+_DATE_FIELD = re.compile(  # an ISO date, `Mon Nov 30 07:57:47 2026`, or `Mon, 30 Nov 2026 07:57:47`
+    r"\s{0,40}<?([A-Za-z][\w -]{0,30})\s{0,20}[:=>]\s{0,20}(?:(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?)"
+    rf"|(?:[A-Z][a-z]{{2}},? )?(?:{_MONTH} {{1,2}}(\d{{1,2}}) (\d\d:\d\d:\d\d) (\d{{4}})"
+    rf"|(\d{{1,2}}) {_MONTH} (\d{{4}}) (\d\d:\d\d(?::\d\d)?)))"
+)
+_COUNTED_NOUN = re.compile(r"(?<![\w.-])(\d{1,12}) ([a-z]{4,20})(?![\w.-])")  # `12 insertions`
 _PAIR = re.compile(
     r"[\s-]{0,80}(?:export )?[\"'<]?([A-Za-z_][^\n:=|<>]{0,60}?)[\"']?\s{0,40}([:=|]|>(?=[^\n>]{0,80}</))[ \t]{0,40}"
     r"([^\n<]{0,80})"
@@ -49,26 +63,29 @@ _CHANGE_WORDS = [  # question, characters of a bar of `git diff --stat`
 _STATUS_LINE = re.compile(r"[<>* ]{0,4}HTTP/\d(?:\.\d)? [1-5]\d\d\b")
 _ENDING = r"(?:ations?|ments?|ings?|e[dsr]?|ers|ie[sd]|ly|[sy])"  # that a stem lacks
 _NUMBER = re.compile(r"\d(?<![\w.]\d)\d{0,14}(?:\.\d{1,9})?(?![\w.])")  # begins with a set, which is searched fast
+_IDENTIFIER = re.compile(r"\d\D*\d|\d.*[A-Za-z]|[A-Za-z].*\d")
 _NAME = re.compile(r"[\w@][\w@+.-]*[\w+]")
 
 
-def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Query) -> list[int]:
-    """Return the lines with the greatest or least values, if the question asks for them.
+def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Query) -> dict[int, float]:
+    """Return the lines with the greatest or least values, if the question asks for them: 2.0 for the first, and less.
 
     The values are those of the fields that it names (`Memory: 12`); without such fields, those of all columns.
     """
     directions = answer_types.list_directions(question)
     if not directions:
-        return _find_asked_changes(text, spans, question)
-    named = _find_named_fields(text, spans, question, query)
+        return dict.fromkeys(_find_asked_changes(text, spans, question), 1.0)
+    named = _find_date_fields(text, spans) if answer_types.asks_for_age(question) else []
+    named = named or _find_named_fields(text, spans, question, query)
     columns = named or list(_iter_columns(text, spans))
     count = ASKED_LINES if len(columns) <= MAX_COMPARED_COLUMNS or named else 1
-    return [
-        values[position][0]
-        for values in columns
-        for least in directions
-        for position in rank_numbers([value for _, value in values], count, least=least)
-    ]
+    asked: dict[int, float] = {}
+    for values in columns:
+        for least in directions:
+            for rank, position in enumerate(rank_numbers([value for _, value in values], count, least=least)):
+                index = values[position][0]
+                asked[index] = max(asked.get(index, 0.0), 1.0 + 1.0 / (1 + rank) if named else 1.0)
+    return asked
 
 
 def _find_asked_changes(text: str, spans: Sequence[Span], question: str) -> list[int]:
@@ -86,31 +103,64 @@ def rank_asked_columns(
 
     A column is its name and its cells; only columns of numbers count.
     """
-    measured = [index for index, (name, _) in enumerate(columns) if answer_types.is_measure(name, question)]
-    named = [index for index, (name, _) in enumerate(columns) if bm25.is_named(name, query)]
-    for indices in (measured, named):
-        rankings: list[tuple[int, list[int]]] = []
-        for index in indices:
-            name, cells = columns[index]
+    rankings: list[tuple[int, list[int]]] = []
+    for index, (name, cells) in enumerate(columns):
+        if answer_types.is_measure(name, question) or bm25.is_named(name, query):
             is_reversed = answer_types.is_reversed(name, question)
             rankings.append((index, rank_numbers(cells, count, least=least != is_reversed)))
-        if any(rows for _, rows in rankings):
-            return rankings
-    return []
+    return rankings if any(rows for _, rows in rankings) else []
+
+
+def has_asked_fields(text: str, spans: Sequence[Span], question: str, query: Query) -> bool:
+    """Return True if the lines have dates or numbers in fields that a question for an extreme names."""
+    if not answer_types.list_directions(question):
+        return False
+    is_dated = answer_types.asks_for_age(question) and _find_date_fields(text, spans) != []
+    return is_dated or _find_named_fields(text, spans, question, query) != []
 
 
 def _find_named_fields(text: str, spans: Sequence[Span], question: str, query: Query) -> list[list[tuple[int, str]]]:
     """Return the lines and values of each field that the query names; the names of fields come from a sample."""
-    sample = spans[:: max(1, len(spans) // SAMPLED_FIELDS)]
-    names = dict.fromkeys(match[1] for span in sample if (match := _FIELD.match(text, *span)) is not None)
-    named = [name for name in names if answer_types.is_measure(name, question)]
-    named = named or [name for name in names if bm25.is_named(name, query)]
-    fields: dict[str, list[tuple[int, str]]] = {name: [] for name in named}
-    for index in severity.find_lines_with_words(text, [name.lower() for name in named], spans):
-        match = _FIELD.match(text, *spans[index])
-        if match is not None and match[1] in fields:
-            fields[match[1]].append((index, match[2]))
-    return [values for values in fields.values() if len(values) > 1]
+    for read, size in ((_read_field, SAMPLED_FIELDS), (_read_inline_fields, SAMPLED_INLINE_FIELDS)):
+        sample = spans[:: max(1, len(spans) // size)]
+        names = dict.fromkeys(name for span in sample for name, _ in read(text, span))
+        named = [name for name in names if answer_types.is_measure(name, question)]
+        named = named or [name for name in names if bm25.is_named(name, query)]
+        fields: dict[str, list[tuple[int, str]]] = {name: [] for name in named}
+        for index in severity.find_lines_with_words(text, [name.lower() for name in named], spans):
+            for name, value in read(text, spans[index]):
+                if name in fields:
+                    fields[name].append((index, value))
+        columns = sorted((values for values in fields.values() if len(values) > 1), key=len, reverse=True)
+        if columns:
+            return columns[:MAX_NAMED_FIELDS]
+    return []
+
+
+def _find_date_fields(text: str, spans: Sequence[Span]) -> list[list[tuple[int, str]]]:
+    """Return the lines and dates of each field with dates, such as `Date: Mon Nov 30 07:57:47 2026`, as ISO dates."""
+    fields: dict[str, list[tuple[int, str]]] = {}
+    for index, span in enumerate(spans):
+        match = _DATE_FIELD.match(text, *span)
+        if match is not None:
+            name, iso, month, day, time, year, other_day, other_month, other_year, other_time = match.groups()
+            if iso is None:
+                number = _MONTHS.find(month or other_month) // 3 + 1
+                date = f"{year or other_year}-{number:02}-{int(day or other_day):02} {time or other_time}"
+            fields.setdefault(name, []).append((index, iso or date))
+    return [values for values in fields.values() if len(values) >= MIN_COLUMN_LINES]
+
+
+def _read_field(text: str, span: Span) -> list[tuple[str, str]]:
+    """Return the key and the number of a line such as `Memory: 12`."""
+    match = _FIELD.match(text, *span)
+    return [(match[1], match[2])] if match is not None else []
+
+
+def _read_inline_fields(text: str, span: Span) -> list[tuple[str, str]]:
+    """Return the keys and the numbers of a line such as `<job id="a" seconds="12">` and `3 files, 12 insertions`."""
+    nouns = ((noun, number) for number, noun in _COUNTED_NOUN.findall(text, *span))
+    return [*_INLINE_FIELD.findall(text, *span), *nouns]
 
 
 def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, str]]]:
@@ -146,10 +196,11 @@ def find_key_elements(text: str, spans: Sequence[Span]) -> Iterator[tuple[int, i
             yield index + 1, index
 
 
-def find_odd_values(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
-    """Return the lines with a value unlike those of the same key, or an odd flag; and the lines without a value.
+def find_odd_values(text: str, spans: Sequence[Span], negated: Collection[str]) -> tuple[list[int], ...]:
+    """Return the lines with a value unlike those of the same key, or an odd flag; those without a value; and others.
 
-    A rare `On` among lines with `Off` is odd, whatever their keys.
+    A rare `On` among lines with `Off` is odd, whatever their keys. The others have a value other than a negated one
+    that most lines with their key have: `size = large`, if "not small" is asked for.
     """
     columns: dict[str, list[tuple[int, str]]] = {}
     assigned: list[tuple[int, str]] = []
@@ -171,32 +222,41 @@ def find_odd_values(text: str, spans: Sequence[Span]) -> tuple[list[int], list[i
         values = [(index, flag) for index, flag in flagged if flag in flags]
         counts = Counter(flag for _, flag in values) if len(values) >= MIN_PAIRS else Counter[str]()
         odd.update(index for index, flag in values if 0 < counts[flag] <= MAX_ODD_SHARE * len(values))
+    others: set[int] = set()
     for column in columns.values():
+        named = {index for index, value in column if value.lower() in negated} if negated else set[int]()
+        if 2 * len(named) > len(column):
+            others.update(index for index, _ in column if index not in named)
         if len(column) >= MIN_PAIRS:
             outliers = find_outliers([value for _, value in column], DEFAULT_OUTLIER_WEIGHTS)
             odd.update(column[row][0] for row in outliers if len(outliers) <= max(2, MAX_ODD_SHARE * len(column)))
             blank = [index for index, value in column if not value]
             empty.update(blank if len(blank) <= MAX_ODD_SHARE * len(column) else ())
-    return sorted(odd), sorted(empty)
+    return sorted(odd), sorted(empty), sorted(others)
 
 
 def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int]:
     """Return the lines whose key, name, first cell or whole value is a word of the question, if they are few."""
     words = [*query.literals, *(term for term in query.term_weights if len(term) > 1)]
     names = list(dict.fromkeys(word for word in words if _NAME.fullmatch(word)))[:MAX_NAMES]
+    mentions = list(_iter_rare_mentions(text, spans, query.literals))
     if not names:
-        return []
+        return mentions
     alternatives = "|".join(map(re.escape, names))
     key = re.compile(
         r"[\s\"'-]{0,40}[A-Za-z][\w .-]{0,40}[\"']?[ \t]{0,40}[:=|][ \t]{0,40}"
         rf"[\"']?(?:{alternatives}){_ENDING}?[\"']?,?\s{{0,8}}\Z"
         rf"|[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{alternatives}){_ENDING}?"
-        r"(?:\.[a-z]{2,8})?(?=\s{2}|[\t:=|,@\"']|\Z)",
+        r"(?:\(s\)|\.[a-z]{2,8})?(?=\s{2}|[\t:=|,@\"']|\Z)",
         re.IGNORECASE,
     )
     affixes = "|".join(re.escape(name) for name in names if len(name) >= MIN_AFFIX_CHARACTERS)
     compound = (
-        re.compile(rf"[a-z]{{0,40}}({affixes})[a-z]{{0,40}}(?=(?:[ \t]{{1,80}}\S{{1,300}}){{1,3}}\s*\Z)")
+        re.compile(
+            rf"\s{{0,40}}[a-z]{{0,40}}({affixes})[a-z]{{0,40}}(?=(?:[ \t]{{1,80}}\S{{1,300}}){{1,3}}\s*\Z|=)"
+            rf"|\s{{0,40}}(?:[A-Za-z]\w{{0,40}}[_-]){{1,4}}({affixes}){_ENDING}?(?=[:=])",
+            re.IGNORECASE,
+        )
         if affixes
         else key
     )
@@ -206,8 +266,19 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
         if match is not None:
             lines_by_name.setdefault(match[0].strip().lower(), []).append(index)
         elif (match := compound.match(text, *spans[index])) is not None:
-            lines_by_name.setdefault(f"*{match[1]}", []).append(index)
-    return [index for lines in lines_by_name.values() if len(lines) <= MAX_NAMED_LINES for index in lines]
+            lines_by_name.setdefault(f"*{(match[1] or match[2]).lower()}", []).append(index)
+    named = (index for lines in lines_by_name.values() if len(lines) <= MAX_NAMED_LINES for index in lines)
+    return list(dict.fromkeys([*named, *mentions]))
+
+
+def _iter_rare_mentions(text: str, spans: Sequence[Span], literals: Sequence[str]) -> Iterator[int]:
+    """Yield the few lines with an address or identifier of the question, such as `10.0.0.7` and `inc-0044`."""
+    for literal in literals:
+        if _IDENTIFIER.search(literal):
+            whole = re.compile(rf"(?<![\w.-]){re.escape(literal)}(?![\w-]|\.\w)")
+            candidates = severity.find_lines_with_words(text, [literal.lower()], spans)
+            lines = [index for index in candidates[: 4 * MAX_NAMED_LINES] if whole.search(text, *spans[index])]
+            yield from lines if len(lines) <= MAX_NAMED_LINES else ()
 
 
 def find_named_titles(text: str, spans: Sequence[Span], titles: Sequence[int], query: Query) -> list[int]:

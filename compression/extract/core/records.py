@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from . import indentation, lines
+from . import indentation, line_keys, lines
 from .bm25 import Span
 from .line_keys import LineKeys
 
@@ -72,7 +72,7 @@ def find_structure(text: str, spans: Sequence[Span]) -> Structure:
     if text.startswith(("<", "\ufeff<")):
         indentation.indent_elements(text, spans, starts, indents)
     elif not is_flat:
-        indentation.indent_columns(text, spans, indents)
+        indentation.indent_columns(text, spans, indents, openers)
     titles = _find_titles(text, spans, indents, blocks) if not is_flat else set[int]()
     comments = {
         index
@@ -275,6 +275,27 @@ def find_records(structure: Structure) -> list[int]:
         records[line : ends[line]] = [line] * (ends[line] - line)
         line = ends[line]
     return records
+
+
+def list_named_members(
+    structure: Structure, text: str, spans: Sequence[Span], named: Collection[int]
+) -> dict[int, None]:
+    """Return the lines of the records that these lines open or identify: `Repository: core` above `Name: curl`."""
+    parents, sizes = structure.parents, Counter(structure.parents)
+    identified = {
+        parents[line]
+        for line in named
+        if parents[line] >= 0
+        and structure.ends[line] == line + 1
+        and line - parents[line] <= MAX_IDENTITY_LINES
+        and line_keys.is_identity(text, spans[line])
+        and sizes[parents[parents[line]]] > 1
+    }
+    members: dict[int, None] = {}
+    for index, parent in enumerate(parents) if named else ():
+        if parent in named or parent in identified or parent in members:
+            members[index] = None
+    return members
 
 
 def _find_identities(keys: LineKeys, parents: Sequence[int], ends: Sequence[int], blocks: set[int]) -> dict[int, int]:

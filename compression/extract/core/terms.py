@@ -5,8 +5,9 @@ other alphabets also match by their prefix. A question and a text must use the s
 """
 
 import re
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache, partial
+from itertools import pairwise
 from unicodedata import decimal, normalize
 
 MAX_WORD_CHARACTERS = 400  # the rest of a longer word, usually a blob, is ignored
@@ -37,6 +38,12 @@ _UNSPACED_CHARACTER = re.compile(f"[{_BIGRAM_SCRIPTS}{_TRIGRAM_SCRIPTS}]")
 _SCRIPT_RUN = re.compile(f"[{_BIGRAM_SCRIPTS}]+|[{_TRIGRAM_SCRIPTS}]+|[^{_BIGRAM_SCRIPTS}{_TRIGRAM_SCRIPTS}]+")
 _TRIGRAM_CHARACTER = re.compile(f"[{_TRIGRAM_SCRIPTS}]")
 _DIACRITICS = re.compile(r"[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed]")
+_PLAIN_WORD = re.compile(r"[a-z]+")
+_ABBREVIATIONS = """address addr, authentication auth, average avg, configuration config conf cfg, connection conn,
+    database db, destination dst dest, device dev, directory dir, environment env, error err, interface iface,
+    maximum max, memory mem, message msg, minimum min, number num, package pkg, password passwd pwd, permission perm,
+    processor cpu, received rx recv, request req, response resp, sent tx, source src, temperature temp, transmitted tx,
+    utilization util, version ver"""
 _ENDINGS = frozenset(re.findall(r"\w+", "ations ation ments ment ingly ings ing edly ies ied ers ed er es ly s e y"))
 _MAX_ENDING_LENGTH = 6
 
@@ -83,8 +90,27 @@ def is_unspaced(character: str) -> bool:
     return not character.isascii() and _UNSPACED_CHARACTER.match(character) is not None
 
 
+@cache
+def _list_abbreviations() -> dict[str, list[str]]:
+    """Return the abbreviations that commands print, by the stem of the word."""
+    entries = [entry.split() for entry in _ABBREVIATIONS.split(",")]
+    return {stem(word): abbreviations for word, *abbreviations in entries}
+
+
+def list_variants(question: str) -> Iterator[str]:
+    """Yield other spellings of the words of a question: common abbreviations, and two words as one (`hostname`)."""
+    words = _PLAIN_WORD.findall(question.lower())
+    for word in words:
+        yield from _list_abbreviations().get(stem(word), ())
+    for first, second in pairwise(words):
+        if len(first) >= PREFIX_LENGTH and len(second) >= PREFIX_LENGTH:
+            yield stem(first + second)
+
+
 def stem(word: str) -> str:
-    """Remove the longest common English ending from a lower-case word; keep at least four letters."""
+    """Remove the longest common English ending from a lower-case word; keep at least four letters (`pods`: three)."""
+    if len(word) == MIN_STEM_LENGTH and word[-1] == "s" != word[-2]:
+        return word[:-1]
     for length in range(min(_MAX_ENDING_LENGTH, len(word) - MIN_STEM_LENGTH), 0, -1):
         if word[-length:] in _ENDINGS:
             return word[:-length]
@@ -96,7 +122,7 @@ def extract_terms(word: str) -> tuple[str, ...]:
     word = word[:MAX_WORD_CHARACTERS]
     lower = word.lower()
     if lower.isascii():
-        simple = lower.isalpha() and (word == lower or word[1:] == lower[1:] or word.isupper())
+        simple = lower.isalpha() and (word[1:] == lower[1:] or word.removesuffix("s").isupper())  # `CPUs`
         return (stem(lower),) if simple else _split_identifier(word, lower)
     if _UNSPACED_CHARACTER.search(word):
         return tuple(
@@ -126,8 +152,10 @@ def _extract_letter_terms(word: str, lower: str) -> tuple[str, ...]:
     if bare.isdecimal():
         return ("".join(str(decimal(digit)) for digit in bare),)  # one number, whatever its digits
     if bare.isascii():
-        return extract_terms(bare) if bare else (lower,)
+        inflected = (bare[:SHARED_PREFIX_LENGTH],) if len(bare) > SHARED_PREFIX_LENGTH and bare.isalpha() else ()
+        return (*extract_terms(bare), *inflected) if bare else (lower,)
     if any(map(str.isdigit, bare)) or "_" in bare:
         return _split_identifier(word, lower)
-    # A script without capitals gets no prefix: five of its letters are usually a word of their own.
-    return (bare, bare[:SHARED_PREFIX_LENGTH]) if len(bare) > SHARED_PREFIX_LENGTH and bare != bare.upper() else (bare,)
+    # Other scripts without capitals get no prefix: five of their letters are usually a word of their own.
+    has_prefix = bare != bare.upper() or "\u0900" <= bare[0] <= "\u0dff"
+    return (bare, bare[:SHARED_PREFIX_LENGTH]) if len(bare) > SHARED_PREFIX_LENGTH and has_prefix else (bare,)

@@ -31,7 +31,7 @@ def test_a_diffstat_shows_files_with_only_removed_lines() -> None:
     spans = lines.find_line_spans(text)
     question = "Which files have only deleted lines?"
     query = bm25.parse_query(question)
-    assert line_values.find_asked_values(text, spans, question, query) == [7]
+    assert list(line_values.find_asked_values(text, spans, question, query)) == [7]
 
 
 def test_the_number_of_a_title_does_not_end_a_sentence() -> None:
