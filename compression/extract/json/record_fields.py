@@ -31,8 +31,9 @@ _WORDS = (  # from low to critical
     "critical crit fatal emergency emerg alert panic blocker",
 )
 _HARMLESS_WORDS = "ok pass passed success successful succeeded skip skipped neutral output run start pause cont normal"
-_RANKS = {word: rank for rank, words in enumerate(_WORDS, LOW) for word in words.split()}
-_RANKS |= dict.fromkeys(_HARMLESS_WORDS.split(), LOW)
+_RANKS = dict.fromkeys(_HARMLESS_WORDS.split(), LOW) | {
+    word: rank for rank, words in enumerate(_WORDS, LOW) for word in words.split()
+}
 _NUMBERED_KEYS = frozenset({"severity", "level", "priority"})
 _KEYS = (
     *("severity", "Severity", "issue_severity", "level", "Level", "levelname", "log_level", "logLevel", "type", "kind"),

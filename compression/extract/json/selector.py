@@ -21,7 +21,7 @@ from ..core.scoring import score_matches
 from ..core.selection import Units, choose_units, drop_worthless_units
 from . import paths, record_fields
 from .records import RecordTable
-from .tree import RUN_CHARACTERS, JsonNode, ParsedJson, compute_unit_size, parse_items
+from .tree import RUN_CHARACTERS, JsonNode, ParsedJson, compute_unit_size, is_split, parse_items
 from .weights import JsonWeights
 from .writer import VALUE_UNIT
 
@@ -94,7 +94,7 @@ class JsonSelector:
             for group in groups:
                 node = group[0]
                 is_single = len(group) == 1
-                is_leaf = written_share < 1.0 or not is_single or not _is_split(self.text, node, unit_size)
+                is_leaf = written_share < 1.0 or not is_single or not is_split(self.text, node, unit_size)
                 self.nodes.append(node)
                 self.groups.append(group)
                 self.parents.append(parent)
@@ -354,8 +354,8 @@ class JsonSelector:
                 for path, cells in zip(table.columns, table.cells, strict=True):
                     if path not in table.shared_values:
                         yield path[-1].strip('"'), cells, units
-            for path, nodes in zip(table.columns, table.nodes, strict=False):  # a narrow table has no nodes
-                cell_nodes = [cell for cell in nodes if cell is not None and cell in self._unit_indices]
+            for path, row_nodes in zip(table.columns, table.nodes, strict=False):  # a narrow table has no nodes
+                cell_nodes = [cell for cell in row_nodes if cell is not None and cell in self._unit_indices]
                 units = [self._unit_indices[cell] for cell in cell_nodes]
                 if any(len(self.groups[index]) > 1 for index in units):  # others are values with a path
                     yield path[-1].strip('"'), [self.text[cell.start : cell.end] for cell in cell_nodes], units
@@ -375,14 +375,6 @@ class JsonSelector:
         return self.weights.last_bonus if group[-1] is parent.items[-1] else 0.0
 
 
-def _is_split(text: str, node: JsonNode, unit_size: int) -> bool:
-    """Return True if the items of a node are selected one by one, rather than the node as a whole."""
-    if not (node.items or node.is_unparsed):
-        return False
-    is_scalar_array = node.is_unparsed and text[node.start] == "["
-    return node.end - node.start > (max(RUN_CHARACTERS, unit_size) if is_scalar_array else unit_size)
-
-
 def _group_neighbours(text: str, node: JsonNode, unit_size: int, *, is_narrow: bool) -> list[Sequence[JsonNode]]:
     """Group items selected together, up to the unit size (at least RUN_CHARACTERS in an array of small values)."""
     items = parse_items(text, node)
@@ -396,7 +388,7 @@ def _group_neighbours(text: str, node: JsonNode, unit_size: int, *, is_narrow: b
             group = []
         if not group:
             start = item.key_start
-        if item.end - item.key_start <= limit and (is_narrow or not _is_split(text, item, unit_size)):
+        if item.end - item.key_start <= limit and (is_narrow or not is_split(text, item, unit_size)):
             group.append(item)
         else:
             groups.extend([group, [item]] if group else [[item]])
