@@ -5,6 +5,7 @@ before frames of a library. Failures with the same wording are shown once, and p
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -275,11 +276,7 @@ def _find_failures(text: str, trace: TraceLines, grades: Sequence[int], weights:
     failures = _FailureReader(text, trace.separators, weights)
     for index, (span, grade, frame) in enumerate(zip(trace.spans, grades, trace.frames, strict=True)):
         failures.read_line(index, span, is_error=grade >= severity.ERROR and not frame)
-    for first, after in trace.traces:
-        is_below = first > 0 and text.count("\n", trace.spans[first - 1][1], trace.spans[first][0]) == 1
-        if is_below and trace.frames[first] == stack_traces.INNERMOST_FIRST:
-            for index in range(first, after):
-                failures.parents[index] = max(failures.parents[index], first - 1)
+    _add_messages(text, trace, failures.parents)
     titles = sorted(set(failures.owners) - {-1})
     failures.odd_lines = error_blocks.find_odd_failures(text, trace.spans, titles, failures.owners)
     for message, frame in stack_traces.pair_messages_with_frames(trace).items():
@@ -291,6 +288,21 @@ def _find_failures(text: str, trace: TraceLines, grades: Sequence[int], weights:
         if is_heading and not trace.frames[after]:
             failures.partners.setdefault(index, after)  # such as `Required by:`
     return failures
+
+
+def _add_messages(text: str, trace: TraceLines, parents: list[int]) -> None:
+    """Make the message above each trace the parent of its frames, in place; of a repeated one, the line above it."""
+    firsts = [first for first, _ in trace.traces if first and trace.frames[first] == stack_traces.INNERMOST_FIRST]
+    messages = Counter(text[slice(*trace.spans[first - 1])] for first in firsts)
+    ends = dict(trace.traces)
+    for first in firsts:
+        message = first - 1
+        if text.count("\n", trace.spans[message][1], trace.spans[first][0]) == 1:
+            for index in range(first, ends[first]):
+                parents[index] = max(parents[index], message)
+            is_repeated = messages[text[slice(*trace.spans[message])]] > 1
+            if is_repeated and message and not trace.frames[message - 1] and message - 1 not in trace.separators:
+                parents[message] = max(parents[message], message - 1)
 
 
 def _is_link(text: str, trace: TraceLines, index: int) -> bool:
