@@ -222,8 +222,8 @@ class _FailureReader:
         self._reasons: list[int] = []  # without a place so far
         self._diff_lines = 0  # still to come
 
-    def read_line(self, index: int, span: Span, *, is_error: bool) -> None:
-        """Read the next line."""
+    def read_line(self, index: int, span: Span, *, is_error: bool, is_frame: bool) -> None:
+        """Read the next line; frames belong to the title, or to the message above their trace."""
         weights = self._weights
         start, end = span[0], min(span[1], span[0] + MAX_LINE_CHARACTERS)
         role = _classify_line(self._text, start, end, in_diff=self._diff_lines > 0)
@@ -231,7 +231,7 @@ class _FailureReader:
         is_place = role == _PLACE and bool(self._reasons)
         if role == _TITLE_ROLE or (self._title >= 0 and _ends_section(self._text, self._title_start, start)):
             self._title, self._title_start = -1, start
-        outer = self._find_outer_line(index, start, end)
+        outer = -1 if is_frame else self._find_outer_line(index, start, end)
         self.parents.append(self._reasons[0] if is_place and self._title < 0 else max(outer, self._title))
         if role == _TITLE_ROLE:
             self._title = index
@@ -275,7 +275,7 @@ def _find_failures(text: str, trace: TraceLines, grades: Sequence[int], weights:
     """Find the titles, reasons, places and codes of failures, and the odd ones among many."""
     failures = _FailureReader(text, trace.separators, weights)
     for index, (span, grade, frame) in enumerate(zip(trace.spans, grades, trace.frames, strict=True)):
-        failures.read_line(index, span, is_error=grade >= severity.ERROR and not frame)
+        failures.read_line(index, span, is_error=grade >= severity.ERROR and not frame, is_frame=frame > 0)
     _add_messages(text, trace, failures.parents)
     titles = sorted(set(failures.owners) - {-1})
     failures.odd_lines = error_blocks.find_odd_failures(text, trace.spans, titles, failures.owners)
