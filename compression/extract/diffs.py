@@ -44,12 +44,17 @@ class DiffWeights(ExtractWeights):
     wordless_penalty: float = weight(0.7, "a changed line without a word")
     generated_penalty: float = weight(2.0, "a line of a generated file")
     file_list_score: float = weight(4.5, "a file in the statistics")
+    asked_bonus: float = weight(2.0, "a changed line of a commit that the question asks for")
+    min_asked_share: float = weight(0.75, "part of the best commit's match that another asked one has", "factor")
+    max_asked_share: float = weight(0.34, "asked commits, at most", "share of commits")
+    max_asked_characters: int = weight(300, "a changed line with this bonus, at most", "characters")
     title_score: float = weight(5.0, "a commit's header and subject, and the number of changed files")
 
 
 _HUNK = re.compile(r"^(?:diff --git |@@ -\d+(?:,\d+)? \+\d+(?:,\d+)? @@)", re.MULTILINE)
 _FILE_HEADER = re.compile(r"diff --git |Index: |diff -")
-_COMMIT_HEADER = re.compile(r"(?:commit|From) [0-9a-f]{7,64}\b|[0-9a-f]{7,40} \S")
+_COMMIT_HEADER = re.compile(r"(?:commit|From) [0-9a-f]{7,64}\b|[0-9a-f]{7,40} \S|changeset:\s{1,9}\d+:[0-9a-f]{12}")
+_SUBJECT_OPENINGS = {"commit": " ", "From ": "Subject: ", "change": "summary: "}  # by the header of a commit
 _FILE_CHANGE = re.compile(r"(?:---|\+\+\+) \S|(?:rename|copy) (?:from|to) |(?:new|deleted) file mode|Binary files ")
 _REDUNDANT_HEADER = re.compile(r"(?:---|\+\+\+) \S|index [0-9a-f]+\.\.|(?:similarity|dissimilarity) index ")
 _STATISTICS = re.compile(r" (?:\d+ files? changed\b|(\S.{0,300} \|\s+(?:\d+|Bin)\b))")
@@ -96,6 +101,8 @@ class DiffCompressor:
             required = []
             for index, score in enumerate(self._score_changes(diff)):
                 scores[index] += score
+            for index in self._iter_asked_changes(task, diff):
+                scores[index] += weights.asked_bonus
         return compress_units(
             task,
             Units(
@@ -118,6 +125,22 @@ class DiffCompressor:
         """Return the number of tokens kept of `total` at any target: most of a short diff, little of a long one."""
         size = self.weights.short_diff_tokens
         return int(size * (total / size) ** self.weights.min_size_power) if total > size else total
+
+    def _iter_asked_changes(self, task: Task, diff: "_DiffLines") -> Iterator[int]:
+        """Yield the changed lines, except very long ones, of the few commits whose message matches the question."""
+        weights, spans = self.weights, diff.spans
+        headers = list(diff.message_ends)
+        messages = [(spans[header][0], spans[after - 1][1]) for header, after in diff.message_ends.items()]
+        matches = score_question(task.text, messages, task.question, weights)
+        limit = weights.min_asked_share * max(matches, default=0.0)
+        asked = [commit for commit, match in enumerate(matches) if match and match >= limit]
+        if not 0 < len(asked) <= weights.max_asked_share * len(headers):
+            return
+        bounds = [*headers, len(spans)]
+        for index in (index for commit in asked for index in range(bounds[commit], bounds[commit + 1])):
+            start, end = spans[index]
+            if diff.is_changed[index] and end - start <= weights.max_asked_characters:
+                yield index
 
     def _score_changes(self, diff: "_DiffLines") -> list[float]:
         """Score the lines of a diff with more changes than fit."""
@@ -157,7 +180,7 @@ class _DiffLines:
 
     `title_indices`: the headers and subjects of commits. `file_indices`: the headers of files. `partners`: the added
     line of each removed one at the same place of its change, and the other way round. The parent of a piece of a long
-    line is its first piece.
+    line is its first piece. `message_ends`: the line after the message of each commit, by the commit's header.
     """
 
     text: str
@@ -169,6 +192,7 @@ class _DiffLines:
     title_indices: list[int] = field(default_factory=list[int])
     file_indices: list[int] = field(default_factory=list[int])
     partners: dict[int, int] = field(default_factory=dict[int, int])
+    message_ends: dict[int, int] = field(default_factory=dict[int, int])
     _pieces: list[bool] = field(default_factory=list[bool])
 
     def __post_init__(self) -> None:
@@ -176,6 +200,7 @@ class _DiffLines:
         self._pieces = lines.find_pieces(self.text, self.spans)
         file = hunk = commit = -1
         in_generated_file = awaits_subject = False
+        subject = " "
         for index, (start, end) in enumerate(self.spans):
             if self.is_piece(index):
                 self._add_piece(index)
@@ -191,16 +216,19 @@ class _DiffLines:
             elif line[0] not in " +-\\" and _COMMIT_HEADER.match(line):
                 file = hunk = parent = -1
                 commit, in_generated_file, awaits_subject = index, False, True
+                subject = next((after for before, after in _SUBJECT_OPENINGS.items() if line.startswith(before)), " ")
                 self.title_indices.append(index)
             else:
                 is_header = False
                 parent = hunk if hunk >= 0 else file if file >= 0 else commit
-                if awaits_subject and line[0] == " ":
+                if awaits_subject and line.startswith(subject):
                     self.title_indices.append(index)
                     awaits_subject = False
             is_redundant = not is_header and hunk < 0 <= file and _REDUNDANT_HEADER.match(line) is not None
             is_file_change = not is_redundant and _FILE_CHANGE.match(line) is not None
             self.parents.append(parent)
+            if commit >= 0 > file:
+                self.message_ends[commit] = index + 1
             self.is_redundant.append(is_redundant)
             is_changed = line[0] in "+-" or _WORD_CHANGE.search(line) is not None if hunk >= 0 else is_file_change
             self.is_changed.append(not is_header and is_changed)

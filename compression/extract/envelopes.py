@@ -31,6 +31,7 @@ MIN_BLOCK_CHARACTERS = 400  # of a JSON document between other lines
 MAX_TEXT_SHARE = 0.5  # of other lines around JSON documents
 MAX_JSON_ATTEMPTS = 20
 SAMPLE_LINES = 60
+ERROR_FACTOR = 3.0  # times the length of a section whose name is that of errors, for its share of the target
 
 _ISO_TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d{3,9}(?:Z|[+-]\d\d:?\d\d)?"
 _PREFIXES = (  # group 1 names the section, group 2 is the time
@@ -39,9 +40,10 @@ _PREFIXES = (  # group 1 names the section, group 2 is the time
     re.compile(r"()(\[?\d\d:\d\d:\d\d(?:[.,]\d{1,6})?\]?(?: {1,2}|$))"),
     re.compile(r"(#\d{1,4}) (\d{1,6}\.\d{1,4}(?: |$))"),  # a step of an image build
     re.compile(r"([A-Za-z][\w.-]{0,60}) {1,40}\|(?: ()|$)"),  # a service
-    re.compile(r"(npm (?:ERR!|error|warn))(?: ()|$)"),
+    re.compile(r"(npm (?:ERR!|error|warn)|\[(?:info|warn|error|success)\])(?: ()|$)"),
     re.compile(r"(@?[a-z/][\w./@-]{0,80}:[a-z][\w./-]{0,40}(?::[a-z][\w./-]{0,40})?):(?: ()|$)"),  # package and task
 )
+_ERROR_NAME = re.compile(r"(?i:\berr(?:or)?\b)!?$")
 _BUILD_COMMAND = re.compile(
     r"^(?:##\[(?:group|error|section|command)\]|::(?:group|error)|section_start:)", re.MULTILINE
 )
@@ -91,12 +93,12 @@ class EnvelopeCompressor:
             return None
         frame = [section.before for section in envelope.sections] + [envelope.after]
         target = max(1, task.target - sum(map(task.count, frame)))
-        characters = sum(len(section.text) for section in envelope.sections)
+        sizes = [_weigh_section(section) for section in envelope.sections]
         parts: list[str | Gap] = []
         total = 0
         units: set[str] = set()
-        for section in envelope.sections:
-            share = target * len(section.text) / max(1, characters)
+        for section, size in zip(envelope.sections, sizes, strict=True):
+            share = target * size / max(1, sum(sizes))
             share *= len(section.text) / max(1, len(section.text) + sum(map(len, section.times)))
             inner = self._compress_section(
                 Task(section.text, task.question, max(1, int(share)), task.count, task.fills_target)
@@ -116,6 +118,11 @@ class EnvelopeCompressor:
             size = sum(map(bool, map(str.strip, task.text.split("\n"))))
             return CompressedPassage((task.text,), size, "lines")
         return inner
+
+
+def _weigh_section(section: Section) -> float:
+    """Return the part of the target for a section, relative to others: its length, more if its name is an error."""
+    return len(section.text) * (ERROR_FACTOR if _ERROR_NAME.search(section.before) else 1.0)
 
 
 def _restore_times(section: Section, parts: Sequence[str | Gap]) -> Sequence[str | Gap]:

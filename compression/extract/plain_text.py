@@ -6,7 +6,7 @@ the lines that it belongs to (see `core.records`), and a short record is kept wh
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -34,7 +34,7 @@ from .core.lines import LineWeights
 from .core.records import Structure
 from .core.selection import Units, compress_units
 from .table_parser import ColumnBlock
-from .tables import DEFAULT_TABLE_WEIGHTS, find_odd_rows, iter_asked_rows
+from .tables import iter_row_bonuses
 
 CHARACTERS_PER_TOKEN = 4
 MAX_SECTION_LINES = 60  # of a section whose severity all of its lines gain; less if it is longer
@@ -196,7 +196,7 @@ class PlainTextCompressor:
         for index, bonus in enumerate(spread_severity(structure, severities, weights.section_severity)):
             scores[index] += bonus
         self._add_bonuses(known, scores)
-        for index, bonus in _iter_row_bonuses(task, blocks):
+        for index, bonus in iter_row_bonuses(task.question, blocks):
             scores[index] += bonus
         return scores
 
@@ -299,16 +299,6 @@ class PlainTextCompressor:
                     scores[index] * (0.5 + 0.5 * record_score) + record_weight * record_score + inherited[index]
                 )
         return scores
-
-
-def _iter_row_bonuses(task: Task, blocks: Sequence[ColumnBlock]) -> Iterator[tuple[int, float]]:
-    """Yield the rows of columns that the question asks for, or that are odd among many, with their bonus."""
-    weights = DEFAULT_TABLE_WEIGHTS
-    query = bm25.parse_query(task.question, weights)
-    for _, rows, names, columns in blocks:
-        yield from ((rows[row], bonus) for row, bonus in iter_asked_rows(names, columns, task.question, query, weights))
-        if len(rows) >= weights.min_rows:
-            yield from ((rows[row], bonus) for row, bonus in find_odd_rows(names, columns, query, weights).items())
 
 
 def _thin(task: Task) -> Task:

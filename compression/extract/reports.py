@@ -5,26 +5,28 @@ before frames of a library. Failures with the same wording are shown once, and p
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import sqrt
 
 from ..compressor import CompressedPassage, Task
-from . import search
-from .core import lines, severity, stack_traces, thinning
+from . import search, table_parser
+from .core import diagnosis, error_blocks, lines, severity, stack_traces, thinning
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.scoring import boost_ends, measure_frequencies, number_occurrences, score_question, smooth_scores
 from .core.selection import Units, compress_units
 from .core.stack_traces import TraceLines, TraceWeights
+from .tables import iter_row_bonuses
 
 MAX_LINE_CHARACTERS = 400  # matched against the patterns
 MAX_REASONS = 8  # that share a place
 
-_SEPARATOR_LINE = re.compile(r"[\W_]+$")
 _TITLE_ROLE, _DIFF_HEADER, _REASON, _PLACE, _POINTER = "title", "diff", "reason", "place", "pointer"
 _ROLE = re.compile(  # the part of a line in a failure
-    r"(?P<title>\s{0,8}● \S|_{2,} \S.{0,200} _{2,}\s*$|\s{0,6}\d{1,4}\) \S|---- \S.{0,200} ----\s*$"
+    r"(?P<title>\s{0,8}● \S| FAIL {1,2}\S|_{2,} \S.{0,200} _{2,}\s*$|\s{0,6}\d{1,4}\) \S|---- \S.{0,200} ----\s*$"
     r"|={2,} (?:FAIL|ERROR): )"
     r"|(?P<diff>\s*(?:-{1,3} (?:Expected|Snapshot)|\+{1,3} (?:Received|Actual))\b)"
     r"|(?P<reason>\s*(?:"  # the pair of values that differ, or the data of an error
@@ -41,6 +43,9 @@ _RESULT = (  # of one test
     r"[^\s:]{1,300}+::\S{1,300}+ (?:PASSED|FAILED|SKIPPED|ERROR|XFAIL)\b|(?:PASSED|FAILED|ERROR) \S|(?:not )?ok \d"
     r"|test \S{1,300}+ \.\.\. |(?:PASS|FAIL)  ?\S|--- (?:PASS|FAIL|SKIP): |\[(?:INFO|ERROR|WARNING)\] "
 )
+_FAILED_TITLE = re.compile(r"(?!>|BUILD )\S[^\n]{0,300}(?<! \.\.\.) (?:FAILED|\*{3} FAILED \*{3})\s{0,8}\n[ \t]+\S")
+_GUTTER = re.compile(r"\s{0,12}(?:>\s{0,8})?\d{0,7}\s{0,4}[|│]")  # of code with line numbers
+_RULE = re.compile(r"([-=_*~⎯─━])\1")
 _TITLE_LINE = re.compile(rf"\n(?:{_TITLE})")
 _SECTION_START = re.compile(rf"\n(?={_TITLE}|==+ |{_RESULT})")  # in a report with titles
 _FAILURE_START = re.compile(  # in other reports
@@ -60,6 +65,7 @@ class ReportWeights(TraceWeights):
     severity_scores: tuple[float, ...] = weight((0.0, 0.15, 0.5, 1.0), "no grade, warning, error, verdict")
     max_alike_verdicts: int = weight(10, "verdicts that differ only in numbers and locations", "lines")
     reason_bonus: float = weight(0.6, "first line indented below a verdict, or message above a trace")
+    block_bonus: float = weight(0.6, "a line of a short block with an error; divided by its look-alikes")
     hint_factor: float = weight(0.3, "a line in brackets, or a hint", "factor")
     essential_bonus: float = weight(1.5, "title, reason and place of a failure")
     pointer_bonus: float = weight(0.6, "the line of code that failed")
@@ -92,7 +98,14 @@ class ReportCompressor:
         grades = _grade_explanations(text, trace, severity.grade_lines(text, trace.spans), weights)
         failures = _find_failures(text, trace, grades, weights)
         scores = self._score_lines(task, trace, templates, grades, failures.bonuses)
+        for index, score in error_blocks.score_blocks(text, trace, grades, templates).items():
+            scores[index] += weights.block_bonus * score
+        for index in diagnosis.find_boilerplate(text, trace.spans):
+            scores[index] *= weights.hint_factor
         verdicts = lines.select_verdicts(text, trace.spans, _grade_trace_ends(text, trace, grades), weights)
+        blocks = list(table_parser.find_blocks(text, trace.spans, only_ruled=True))
+        for index, bonus in iter_row_bonuses(task.question, blocks):
+            scores[index] += bonus
         units = Units(
             text,
             trace.spans,
@@ -101,8 +114,10 @@ class ReportCompressor:
             weights,
             sizes=trace.sizes,
             parents=failures.parents,
-            partners=stack_traces.pair_messages_with_frames(trace) | failures.partners,
-            required=verdicts,
+            partners=stack_traces.pair_messages_with_frames(trace)
+            | failures.partners
+            | {row: block.header for block in blocks for row in block.rows},
+            required=sorted({*verdicts, *failures.odd_lines}),
             templates=templates,
         )
         return compress_units(task, units)
@@ -126,8 +141,8 @@ class ReportCompressor:
         for index in stack_traces.find_failure_frames(trace):
             frame_scores[index] *= weights.failure_factor
         scores: list[float] = []
-        for index, (line, line_occurrence) in enumerate(zip(texts, number_occurrences(texts), strict=True)):
-            if _SEPARATOR_LINE.match(line):
+        for index, line_occurrence in enumerate(number_occurrences(texts)):
+            if index in trace.separators:
                 scores.append(0.0)
             elif trace.frames[index]:
                 scores.append((0.5 * matches[index] + frame_scores[index]) / line_occurrence)
@@ -187,23 +202,28 @@ def _grade_explanations(text: str, trace: TraceLines, grades: list[int], weights
 class _FailureReader:
     """Finds the essential lines of failures, and the lines to keep with others.
 
-    `bonuses`: of titles, reasons, places and codes. `parents`: the title of each line, or the first line of its pair,
-    or -1. `partners`: the place of a reason, or the second line of its pair.
+    `bonuses`: of titles, reasons, places and codes. `parents`: the first line of its pair, the last line with less
+    indentation below its title, or its title, or -1. `owners`: its title, or -1. `partners`: the place of a reason, or
+    the second line of its pair. `odd_lines`: those of failures worded unlike the others.
     """
 
-    def __init__(self, text: str, weights: ReportWeights) -> None:
+    def __init__(self, text: str, separators: frozenset[int], weights: ReportWeights) -> None:
         self.bonuses: dict[int, float] = {}
         self.parents: list[int] = []
+        self.owners: list[int] = []
         self.partners: dict[int, int] = {}
+        self.odd_lines: list[int] = []
         self._text = text
+        self._separators = separators
         self._weights = weights
         self._title = self._pair = -1  # the current title; the first of two lines that belong together
         self._title_start = 0
+        self._outline: list[tuple[int, int]] = []  # indentation and index of the lines around the current one
         self._reasons: list[int] = []  # without a place so far
         self._diff_lines = 0  # still to come
 
-    def read_line(self, index: int, span: Span, *, is_error: bool) -> None:
-        """Read the next line."""
+    def read_line(self, index: int, span: Span, *, is_error: bool, is_frame: bool) -> None:
+        """Read the next line; frames belong to the title, or to the message above their trace."""
         weights = self._weights
         start, end = span[0], min(span[1], span[0] + MAX_LINE_CHARACTERS)
         role = _classify_line(self._text, start, end, in_diff=self._diff_lines > 0)
@@ -211,14 +231,29 @@ class _FailureReader:
         is_place = role == _PLACE and bool(self._reasons)
         if role == _TITLE_ROLE or (self._title >= 0 and _ends_section(self._text, self._title_start, start)):
             self._title, self._title_start = -1, start
-        self.parents.append(self._reasons[0] if is_place and self._title < 0 else self._title)
+        outer = -1 if is_frame else self._find_outer_line(index, start, end)
+        self.parents.append(self._reasons[0] if is_place and self._title < 0 else max(outer, self._title))
         if role == _TITLE_ROLE:
             self._title = index
+        self.owners.append(self._title)
         if is_place:
             self.partners.update({reason: index for reason in self._reasons if reason not in self.partners})
         if is_place or role not in {"", _PLACE}:
             self.bonuses[index] = weights.pointer_bonus if role == _POINTER else weights.essential_bonus
         self._update_reasons(index, role, is_reason=role == _REASON or (is_error and role not in {_TITLE_ROLE, _PLACE}))
+
+    def _find_outer_line(self, index: int, start: int, end: int) -> int:
+        """Return the last line with less indentation, or -1."""
+        line = self._text[start:end]
+        indent = len(line) - len(line.lstrip())
+        outline = self._outline
+        while outline and outline[-1][0] >= indent:
+            outline.pop()
+        outer = outline[-1][1] if outline else -1
+        is_code = self._diff_lines > 0 or (("|" in line or "│" in line) and _GUTTER.match(line) is not None)
+        if not is_code and index not in self._separators:
+            outline.append((indent, index))
+        return outer
 
     def _update_reasons(self, index: int, role: str, *, is_reason: bool) -> None:
         if role == _REASON and self._pair == index - 1 and self._pair not in self.partners:
@@ -237,11 +272,42 @@ class _FailureReader:
 
 
 def _find_failures(text: str, trace: TraceLines, grades: Sequence[int], weights: ReportWeights) -> _FailureReader:
-    """Find the titles, reasons, places and codes of failures."""
-    failures = _FailureReader(text, weights)
+    """Find the titles, reasons, places and codes of failures, and the odd ones among many."""
+    failures = _FailureReader(text, trace.separators, weights)
     for index, (span, grade, frame) in enumerate(zip(trace.spans, grades, trace.frames, strict=True)):
-        failures.read_line(index, span, is_error=grade >= severity.ERROR and not frame)
+        failures.read_line(index, span, is_error=grade >= severity.ERROR and not frame, is_frame=frame > 0)
+    _add_messages(text, trace, failures.parents)
+    titles = sorted(set(failures.owners) - {-1})
+    failures.odd_lines = error_blocks.find_odd_failures(text, trace.spans, titles, failures.owners)
+    for message, frame in stack_traces.pair_messages_with_frames(trace).items():
+        link = next((i for i in range(message + 1, message + 4) if _is_link(text, trace, i)), -1)
+        if link >= 0:
+            failures.partners.setdefault(frame, link)
+    for index, after in pairwise(range(len(trace.spans))):
+        is_heading = text[trace.spans[index][1] - 1] == ":" and failures.parents[after] == index
+        if is_heading and not trace.frames[after]:
+            failures.partners.setdefault(index, after)  # such as `Required by:`
     return failures
+
+
+def _add_messages(text: str, trace: TraceLines, parents: list[int]) -> None:
+    """Make the message above each trace the parent of its frames, in place; of a repeated one, the line above it."""
+    firsts = [first for first, _ in trace.traces if first and trace.frames[first] == stack_traces.INNERMOST_FIRST]
+    messages = Counter(text[slice(*trace.spans[first - 1])] for first in firsts)
+    ends = dict(trace.traces)
+    for first in firsts:
+        message = first - 1
+        if text.count("\n", trace.spans[message][1], trace.spans[first][0]) == 1:
+            for index in range(first, ends[first]):
+                parents[index] = max(parents[index], message)
+            is_repeated = messages[text[slice(*trace.spans[message])]] > 1
+            if is_repeated and message and not trace.frames[message - 1] and message - 1 not in trace.separators:
+                parents[message] = max(parents[message], message - 1)
+
+
+def _is_link(text: str, trace: TraceLines, index: int) -> bool:
+    """Return True for the line between two traces of Python that says how their exceptions are related."""
+    return index < len(trace.spans) and _CHAINED_EXCEPTION.match(text, *trace.spans[index]) is not None
 
 
 def _classify_line(text: str, start: int, end: int, *, in_diff: bool) -> str:
@@ -249,12 +315,16 @@ def _classify_line(text: str, start: int, end: int, *, in_diff: bool) -> str:
     match = _ROLE.match(text, start, end)
     if match is not None:
         return match.lastgroup or ""
+    if text.startswith(
+        ("FAILED", " ***"), max(start, end - 6 if text[end - 1] == "D" else end - 4)
+    ) and _FAILED_TITLE.match(text, start):
+        return _TITLE_ROLE
     return _REASON if in_diff and _DIFF_LINE.match(text, start, end) else ""
 
 
 def _ends_section(text: str, title: int, line: int) -> bool:
     """Return True if a line is no part of the failure with this title: a rule, or less indented than the title."""
-    return (text.startswith(("==", "--"), line) and line != title) or (
+    return (_RULE.match(text, line) is not None and line != title) or (
         text[title].isspace() and not text[line].isspace()
     )
 
@@ -262,9 +332,8 @@ def _ends_section(text: str, title: int, line: int) -> bool:
 def _grade_trace_ends(text: str, trace: TraceLines, grades: Sequence[int]) -> list[int]:
     """Return the grades with the line below an innermost-last trace as a verdict, whatever the exception's name."""
     adjusted = [0 if frame else grade for frame, grade in zip(trace.frames, grades, strict=True)]
-    for _, after in stack_traces.find_traces(trace.frames):
+    for _, after in trace.traces:
         is_innermost_last = trace.frames[after - 1] == stack_traces.INNERMOST_LAST
         if is_innermost_last and after < len(adjusted) and not text[trace.spans[after][0]].isspace():
-            is_chained = _CHAINED_EXCEPTION.match(text, *trace.spans[after])
-            adjusted[after] = 0 if is_chained else severity.VERDICT
+            adjusted[after] = 0 if _is_link(text, trace, after) else severity.VERDICT
     return adjusted

@@ -52,7 +52,7 @@ DEFAULT_SEARCH_WEIGHTS = SearchWeights()
 
 _PATH = r"(?:[A-Za-z]:)?[\w.@+~%$/\\-]*[/\\.][\w.@+~%$/\\-]*"
 _SUMMARY_PATTERN = (
-    r"(?:[✖×✗x] )?(?:Found )?\d+ (?:errors?|problems?|warnings?|issues?|matches)\b|Success: |All checks passed"
+    r"(?:[✖×✗x] )?(?:Found )?\d+ (?:errors?|problems?|warnings?|issues?|matches)\b|Success: |All checks passed|total:\s"
 )
 _MATCH_LINE = re.compile(rf"({_PATH})(?:([:-])(?!:)(?:\d{{1,7}}[:-])?|(\()\d{{1,7}}(?:,\d{{1,5}})?\): )")
 _LOCATED_LINE = re.compile(rf"{_PATH}(?:[:-]\d{{1,7}}[:-](?!in )|\(\d{{1,7}}(?:,\d{{1,5}})?\): )|{_SUMMARY_PATTERN}")

@@ -18,6 +18,8 @@ from .core.outliers import OutlierWeights
 
 MAX_NAME_CHARACTERS = 60
 MIN_WORD_COLUMNS = 4  # separated by single blanks
+MIN_ALIGNED_COLUMNS = 3  # of columns inside another text
+MAX_BLOCK_RULES = 3  # below their header
 MIN_BLOCK_ROWS = 4  # of columns inside another text
 MAX_RECORD_LINES = 50  # of a record with line ends in quoted cells
 
@@ -32,6 +34,9 @@ _CAPITAL_HEADER = re.compile(r"[A-Z][A-Z0-9_%/()#:.-]*(?: [A-Z][A-Z0-9_%/()#:.-]
 _WORD_NAME = re.compile(r"[A-Z%#\d][\w%#+/().:-]*$")
 _NUMBERS = re.compile(r"[-\d.,:%+kKMGTiB ]+")
 _BLOCK_HEADER = re.compile(r"[ \t]*[A-Za-z%#][\w%#+/().:<>-]*+(?:[ \t]+[A-Za-z%#][\w%#+/().:<>-]*+){2,29}\s*$")
+_BLOCK_RULE = re.compile(r"[ \t#]*[-=.][-=.+|: \t]{4,}$|#\s*$")
+_RULE_OPENINGS = frozenset(" \t#-=.")
+_RATIO = re.compile(r"(?<=\d) \([^()]{1,20}\)$")  # behind a number: `485.8 (1.0)`
 _COLUMN_GAP = re.compile(r"\s{2,}|\t")
 
 SplitFunction = Callable[[str], Sequence[str]]
@@ -134,36 +139,58 @@ def parse_table(text: str, weights: TableWeights) -> ParsedTable | None:
     )
 
 
-def find_blocks(text: str, spans: Sequence[Span]) -> Iterator[ColumnBlock]:
-    """Yield the columns inside a text, such as the devices below the processor in `iostat`."""
+def find_blocks(text: str, spans: Sequence[Span], *, only_ruled: bool = False) -> Iterator[ColumnBlock]:
+    """Yield the columns inside a text, such as the devices below the processor in `iostat`.
+
+    With `only_ruled`, only those with a rule below their header.
+    """
     index = 0
     while index < len(spans) - MIN_BLOCK_ROWS:
-        block = _read_block(text, spans, index)
+        is_ruled = (
+            text[spans[index + 1][0]] in _RULE_OPENINGS and _BLOCK_RULE.match(text, *spans[index + 1]) is not None
+        )
+        block = _read_block(text, spans, index, is_ruled=is_ruled) if is_ruled or not only_ruled else None
         if block is not None:
             yield block
         index = block.rows[-1] + 1 if block is not None else index + 1
 
 
-def _read_block(text: str, spans: Sequence[Span], header: int) -> ColumnBlock | None:
+def _read_block(text: str, spans: Sequence[Span], header: int, *, is_ruled: bool) -> ColumnBlock | None:
     """Read the columns below a line of names, until the first line with another number of cells."""
-    if not _BLOCK_HEADER.match(text, *spans[header]):
+    is_header = _BLOCK_HEADER.match(text, *spans[header]) is not None
+    if not is_header and not (is_ruled and text[spans[header][0]].isalnum()):
         return None
     line = text[slice(*spans[header])]
-    first = header + 1 + (_RULE_LINE.match(text, *spans[header + 1]) is not None)
-    for split_line, least in ((_split_aligned, 3), (_make_word_splitter(len(line.split())), MIN_WORD_COLUMNS)):
-        names = split_line(line)
-        if not least <= len(names) == len(set(names)):
-            continue
-        rows: list[Sequence[str]] = []
-        for index in range(first, len(spans)):
-            cells = split_line(text[slice(*spans[index])])
-            is_text = len(rows) == MIN_BLOCK_ROWS and split_line is not _split_aligned and not _has_numbers(rows)
-            if len(cells) != len(names) or is_text:
-                break
-            rows.append(cells)
-        if len(rows) >= MIN_BLOCK_ROWS and (split_line is _split_aligned or _has_numbers(rows[:MIN_BLOCK_ROWS])):
-            return ColumnBlock(header, list(range(first, first + len(rows))), names, list(zip(*rows, strict=True)))
-    return None
+    first = header + 1
+    while first < min(len(spans), header + 1 + MAX_BLOCK_RULES) and _BLOCK_RULE.match(text, *spans[first]):
+        first += 1
+    if is_ruled and line.count("|") > 1:
+        return _read_block_rows(text, spans, header, first, _split_box_cells, is_aligned=True)
+    block = _read_block_rows(text, spans, header, first, _split_aligned, is_aligned=True)
+    return block or _read_block_rows(text, spans, header, first, _make_word_splitter(len(line.split())))
+
+
+def _read_block_rows(
+    text: str, spans: Sequence[Span], header: int, first: int, split_line: SplitFunction, *, is_aligned: bool = False
+) -> ColumnBlock | None:
+    line = text[slice(*spans[header])]
+    names = [name.lstrip("# ") or name for name in split_line(line)]
+    if not (MIN_ALIGNED_COLUMNS if is_aligned else MIN_WORD_COLUMNS) <= len(names) == len(set(names)):
+        return None
+    last_column = line.rfind(names[-1])
+    rows: list[Sequence[str]] = []
+    for index in range(first, len(spans)):
+        row = text[slice(*spans[index])]
+        cells = split_line(row)
+        if len(cells) == len(names) - 1 and (len(row.rstrip()) <= last_column or row.endswith("|")):
+            cells = [*cells, ""]
+        is_text = len(rows) == MIN_BLOCK_ROWS and not is_aligned and not _has_numbers(rows)
+        if len(cells) != len(names) or is_text or _BLOCK_RULE.match(row):
+            break
+        rows.append([_RATIO.sub("", cell) for cell in cells] if row.endswith(")") or ") " in row else cells)
+    if len(rows) < MIN_BLOCK_ROWS or not (is_aligned or _has_numbers(rows[:MIN_BLOCK_ROWS])):
+        return None
+    return ColumnBlock(header, list(range(first, first + len(rows))), names, list(zip(*rows, strict=True)))
 
 
 def _has_numbers(rows: Sequence[Sequence[str]]) -> bool:
@@ -249,6 +276,10 @@ def _make_fixed_splitter(starts: Sequence[int]) -> SplitFunction:
 def _split_boxed(line: str) -> list[str]:
     bare = line.strip()
     return bare[bare.startswith("|") : len(bare) - (len(bare) > 1 and bare.endswith("|"))].split("|")
+
+
+def _split_box_cells(line: str) -> list[str]:
+    return list(map(str.strip, _split_boxed(line)))
 
 
 def _split_aligned(line: str) -> list[str]:

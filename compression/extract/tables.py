@@ -13,11 +13,12 @@ from math import log
 from ..compressor import CompressedPassage, Task
 from . import table_parser
 from .core import answer_types, bm25, line_values, lines, severity, terms
-from .core.outliers import find_extremes, find_outliers, rank_numbers
+from .core.outliers import find_extremes, find_outliers, is_quantity, rank_numbers
 from .core.scoring import measure_frequencies, score_matches
 from .core.selection import Units, compress_units
-from .table_parser import ParsedTable, TableWeights
+from .table_parser import ColumnBlock, ParsedTable, TableWeights
 
+MAX_INNER_COLUMNS = 4  # of a column with several numbers in each cell
 DEFAULT_TABLE_WEIGHTS = TableWeights()
 EMPTY_CELLS = frozenset({"", "-", "--", "none", "<none>", "null", "nil", "n/a", "na", "nan", "unassigned", "unknown"})
 
@@ -87,6 +88,16 @@ class TableCompressor:
             )
 
 
+def iter_row_bonuses(question: str, blocks: Sequence[ColumnBlock]) -> Iterator[tuple[int, float]]:
+    """Yield the lines of rows of columns that the question asks for, or that are odd among many, with their bonus."""
+    weights = DEFAULT_TABLE_WEIGHTS
+    query = bm25.parse_query(question, weights)
+    for _, rows, names, columns in blocks:
+        yield from ((rows[row], bonus) for row, bonus in iter_asked_rows(names, columns, question, query, weights))
+        if len(rows) >= weights.min_rows:
+            yield from ((rows[row], bonus) for row, bonus in find_odd_rows(names, columns, query, weights).items())
+
+
 def iter_asked_rows(
     names: Sequence[str], columns: Sequence[Sequence[str]], question: str, query: bm25.Query, weights: TableWeights
 ) -> Iterator[tuple[int, float]]:
@@ -94,7 +105,7 @@ def iter_asked_rows(
     bonus, count = weights.asked_bonus, weights.asked_rows
     yield from ((row, weights.value_bonus) for row in find_rows_with_value(columns, question, weights))
     for least in answer_types.list_directions(question):
-        named_columns = list(zip(names, columns, strict=True))
+        named_columns = list(_iter_inner_columns(names, columns))
         rankings = line_values.rank_asked_columns(named_columns, question, query, count, least=least)
         ranked = [rows for _, rows in rankings] or [rank_numbers(cells, 1, least=least) for cells in columns]
         if not least:  # the greatest expense of an account is its least number
@@ -146,7 +157,7 @@ def find_odd_rows(
 ) -> dict[int, float]:
     """Return the rows with a remarkable cell, or a rare combination of cells, with their bonus."""
     bonuses: dict[int, float] = {}
-    for name, cells in zip(names, columns, strict=True):
+    for name, cells in _iter_inner_columns(names, columns):
         factor = weights.named_column_factor if bm25.is_named(name, query) else 1.0
         outliers = (*find_outliers(cells, weights), *_find_empty_cells(cells, weights.max_empty_share))
         frequencies = measure_frequencies([cells[row] for row in outliers])
@@ -159,6 +170,18 @@ def find_odd_rows(
         bonus = weights.outlier_bonus / (1.0 + log(frequency)) if frequency else weights.kind_bonus
         bonuses[row] = max(bonuses.get(row, 0.0), bonus)
     return bonuses
+
+
+def _iter_inner_columns(names: Sequence[str], columns: Sequence[Sequence[str]]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield the columns with their names; one with several numbers in each cell (`97.2%  120`) as several."""
+    for name, cells in zip(names, columns, strict=True):
+        width = len(cells[-1].split())
+        rows = [cell.split() for cell in cells] if 1 < width <= MAX_INNER_COLUMNS else []
+        if rows and all(map(is_quantity, rows[-1])) and all(len(row) == width for row in rows):
+            parts = name.split() if len(name.split()) == width else [name] * width
+            yield from zip(parts, zip(*rows, strict=True), strict=True)
+        else:
+            yield name, cells
 
 
 def _find_kinds(columns: Sequence[Sequence[str]], weights: TableWeights) -> Iterator[tuple[int, int]]:

@@ -26,7 +26,8 @@ _GREATEST = re.compile(
 _LEAST = re.compile(
     r"\bout of (?:stock|space|quota|credit|ink)\b|"
     r"\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|cheapest|min(?:imum)?)\b|"
-    r"\b(?:kleinst|niedrigst|kürzest|ältest)\w{0,2}\b",
+    r"\b(?:kleinst|niedrigst|kürzest|ältest)\w{0,2}\b|"
+    r"\b(?:worst|poorest|weak|low|blame|drags?)\b(?=.{0,200}\bcover)|\bcover(?:age|ed)\b.{0,200}\b(?:worst|poor|low|down|blame)",
     re.IGNORECASE,
 )
 EMPTY = re.compile(
@@ -50,6 +51,7 @@ _MEASURES = (
         r"(?:total[-_ ]?)?time|(?:\w+[-_ ])?(?:duration|elapsed)(?:[-_ ]?ms)?|latency|took|uptime|days|seconds",
     ),
     (_AGE_WORDS, r"age|etime|uptime|(?:\w+[-_ ]?)?(?:date|created|updated|modified|time|at)|last[-_ ]?\w+"),
+    (r"\bcover", r"(?:line |branch )?cover(?:age)?|%? ?(?:stmts|lines|branch(?:es)?|rate)"),
     (
         r"expensive|cheap|teuer|cost|amount|betrag|montant|importe",
         r"(?:\w+[-_. ])?(?:price|cost|amount|cents|total|betrag|montant|importe)",

@@ -13,7 +13,8 @@ MAX_CONTINUATIONS = 2  # lines that continue the sentence of a remedy
 
 _DIAGNOSIS = re.compile(
     r"\b(?:why|wrong|broken?|problems?|errors?|fail\w*|crash\w*|restart\w*|down|hang\w*|slow|fix|debug|investigate|"
-    r"healthy|unhealthy|succeed\w*|work(?:s|ed|ing)?)\b",
+    r"healthy|unhealthy|succeed\w*|work(?:s|ed|ing)?|block(?:s|ed|ing)?|conflict\w*|incompatible|leak\w*|lost|"
+    r"overflow\w*|cannot|can't)\b",
     re.IGNORECASE,
 )
 _DIGEST = re.compile(r"[0-9a-f](?<!\w.)[0-9a-f]{31,}\b")  # begins with a set, which `re` searches fast
@@ -24,11 +25,25 @@ _REMEDY = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _CONTINUATION = re.compile(r"[ \t]*[a-z]\S* (?:\S+ ){2}")
-_BOILERPLATE_WORDS = ("complete ", "full ", "detailed ", "debug ", "more help", "more info", "more details")
+_BOILERPLATE_WORDS = (
+    "complete ",
+    "full ",
+    "detailed ",
+    "debug ",
+    "more help",
+    "more info",
+    "more details",
+    "run with",
+    "run maven ",
+    "available options",
+    "copyright (c)",
+)
 _BOILERPLATE = re.compile(
-    r"\b(?:(?:complete|full|detailed|debug) (?:log|report|output)|more (?:help|info(?:rmation)?|details))\b",
+    r"\b(?:(?:complete|full|detailed|debug) (?:log|report|output)|more (?:help|info(?:rmation)?|details)"
+    r"|(?:re-?)?run (?:\w+ )?with:? (?:the )?[`-]{1,2}\w+|copyright \(c\) \d{4})(?!\w)",
     re.IGNORECASE,
 )
+_COPYRIGHT = re.compile(r"copyright \(c\)", re.IGNORECASE)
 _PATH_LINE = re.compile(r"[ \t]*(?:https?://|[~/]|[A-Z]:\\)\S+\s*$")
 _RELATED_SETTINGS = (  # words of a failure in lower case, and the settings that decide it
     (
@@ -93,12 +108,16 @@ def find_related_settings(text: str, spans: Sequence[Span]) -> list[int]:
 
 
 def find_boilerplate(text: str, spans: Sequence[Span]) -> list[int]:
-    """Return the lines that say where a log or more help is, with the paths below them, and lines with digests."""
+    """Return the lines that say where a log or more help is, with the paths below them, and lines with digests.
+
+    So is a notice of copyright, with the name of the program above it.
+    """
     candidates = severity.find_lines_with_words(text, _BOILERPLATE_WORDS, spans)
     boilerplate = [index for index in candidates if _BOILERPLATE.search(text, *spans[index])]
+    banners = [index - 1 for index in boilerplate if index and _COPYRIGHT.search(text, *spans[index])]
     below = [index + 1 for index in boilerplate if index + 1 < len(spans)]
     paths = [index for index in below if _PATH_LINE.match(text, *spans[index])]
-    return [*boilerplate, *paths, *_iter_lines(_DIGEST, text, spans)]
+    return [*boilerplate, *banners, *paths, *_iter_lines(_DIGEST, text, spans)]
 
 
 def _iter_lines(pattern: re.Pattern[str], text: str, spans: Sequence[Span]) -> Iterator[int]:

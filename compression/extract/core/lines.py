@@ -32,6 +32,7 @@ _CONTINUATION = re.compile(r"([ \t]*)([a-z][^\s:=|]*)(?= )")
 _HINT = re.compile(
     r"[ \t]*\([A-Za-z][^\n]*\)\s*$|hint: "
 )  # `(use "git add <file>..." to update what will be committed)`
+_SEPARATOR = re.compile(r"(?![ \t]{1,40}\w)[\W_]+(?:\[\d+/\d+\][\W_]+)?$|==\d{1,9}==\s*$|~~Dr\.M~~\s*$")
 _PROGRESS_BAR = re.compile(r"\d ?%|\d/\d|[\u2580-\u259f#=>.-]{4}|\d ?[kKMG]i?B")
 _FILE_LOCATION = re.compile(  # begins with a set, which `re` searches fast
     r"[\w./\\@~+-](?<![\w./\\@~+-].)[\w./\\@~+-]{0,199}+:\d{1,7}(?::\d{1,7}|:in [`'][^'\n]{1,100}')?"
@@ -163,6 +164,11 @@ def join_wrapped(text: str, spans: Sequence[Span], firsts: Sequence[int], max_ch
         if not is_wrapped or end - spans[joined[-1]][0] > max_characters:
             joined.append(line)
     return joined
+
+
+def is_separator(text: str, span: Span) -> bool:
+    """Return True for a line without words, such as a rule, or an empty line of a memory checker."""
+    return not text[span[0]].isalnum() and _SEPARATOR.match(text, *span) is not None
 
 
 def find_hints(text: str, spans: Sequence[Span]) -> list[int]:

@@ -49,7 +49,7 @@ _VERDICT_LINE = re.compile(
     | \S{1,200}:\d+:(?:\d+:)?\ (?:fatal\ )?(?:(?:error|panic)\b|Failure$)   # a compiler error, a failed assertion
     | (?:error|fatal)(?:\[\w+\])?:[ ]
     | \#\#\[error\]                                                    # of a build server
-    | (?:npm\ ERR!|make(?:\[\d+\])?:\ \*\*\*|thread\ '.{1,80}'\ panicked)
+    | (?:npm\ ERR!|make(?:\[\d+\])?:\ \*\*\*|thread\ '.{1,80}'\ (?:\(\d+\)\ )?panicked)
     )""",
     re.VERBOSE,
 )
@@ -89,10 +89,14 @@ _REPORT_LINE = re.compile(
     r"|.{0,300}\b(?:PASSED|FAILED)\b.{0,12}$"
     r"|(?:PASS|FAIL) {1,2}\S|Tests(?: run)?: +\d|\[(?:INFO|ERROR|WARNING)\] Tests run: \d"  # jest, maven
     r"|\S{1,200}[:(]\d+[:,]\d+\)?: (?:fatal )?error\b|error(?:\[\w+\])?: \S|npm ERR! |make(?:\[\d+\])?: \*\*\*"
-    r"|.{0,40}\bBUILD (?:FAILED|FAILURE|SUCCESSFUL|SUCCESS)\b|thread '.{1,80}' panicked|panic: \S|goroutine \d+ \["
+    r"|.{0,40}\bBUILD (?:FAILED|FAILURE|SUCCESSFUL|SUCCESS)\b|panic: \S|goroutine \d+ \["
+    r"|thread '.{1,80}' (?:\(\d+\) )?panicked"
     r"|[ \t]+at \S.{0,200}[(/][^()\n]{1,200}:\d+\)?\s*$"  # a frame of Java or JavaScript
     r"|[ \t]+at \S.{0,300}\) in .{1,300}:line \d+\s*$"  # .NET
-    r"|[ \t]+from \S{1,300}:\d+:in |#\d{1,4} \S{1,300}\(\d+\): \S)",  # Ruby, PHP
+    r"|[ \t]+from \S{1,300}:\d+:in |#\d{1,4} \S{1,300}\(\d+\): \S"  # Ruby, PHP
+    r"|[ \t]+#\d{1,4} (?:0x[0-9a-f]{1,16} in )?\S.{0,300}(?:\)|:\d+)\s*$"  # sanitizers
+    r"|==\d{1,9}==\s+(?:at|by) 0x[0-9A-F]{1,16}: |~~Dr\.M~~ # ?\d+ "  # Valgrind, Dr. Memory
+    r"| FAIL {1,2}\S|\d{1,4}\) [\w\\]{1,200}::\w|\d+ tests?, \d+ failures?\b)",  # vitest, PHPUnit, ExUnit
     re.MULTILINE,
 )
 

@@ -1,6 +1,6 @@
 """Stack traces in a text: frames, the frame that failed, and the lines with the error message.
 
-Knows the formats of nine languages and tools. A frame is its location plus the lines indented below it (the code,
+Knows the formats of many languages and tools. A frame is its location plus the lines indented below it (the code,
 without the `^^^^` markers). Python and pytest print the innermost frame last and the message below it; all others print
 the message first and then the innermost frame.
 """
@@ -13,6 +13,7 @@ from itertools import takewhile
 from math import sqrt
 from typing import NamedTuple
 
+from . import lines
 from .base_weights import weight
 from .bm25 import Span
 from .lines import LineWeights
@@ -45,6 +46,9 @@ _INNERMOST_FIRST_FRAME = re.compile(  # Java and .NET first
     r"|#\d{1,4}\s{1,2}(?:\S{1,300}\(\d+\): |\{main\}|\[internal function\])"  # PHP
     r"|(?:/|[A-Za-z]:\\)[^\s:]{1,300}:\d{1,7}\s*$"  # PHPUnit
     r"|#\d{1,4}\s{1,2}(?:0x[0-9a-f]{1,16} |\S[^\n]{0,300}\) (?:at|from) \S)"  # gdb
+    r"|\s+#\d{1,4} (?:0x[0-9a-f]{1,16} in )?\S[^\n]{0,300}(?:\)|:\d+)\s*$"  # sanitizers
+    r"|==\d{1,9}==\s+(?:at|by) 0x[0-9A-F]{1,16}: |~~Dr\.M~~ # ?\d+ "  # Valgrind, Dr. Memory
+    r"|\s❯ (?:[^\s:]{1,100} )?\S{1,300}:\d+:\d+\s*$"  # vitest
 )
 # A frame of Go has two lines; only the second one is unmistakable.
 _GO_FRAME = re.compile(
@@ -52,37 +56,49 @@ _GO_FRAME = re.compile(
 )
 _LIBRARY_MARKERS = (
     *("site-packages/", "dist-packages/", "/lib/python", "/lib64/python", "<frozen "),
-    *("at java.", "at jdk.", "at sun.", "at org.junit.", "(native", "at System.", "at Microsoft."),
-    *("at javax.", "at jakarta.", "at kotlin.", "at scala.", "at org.springframework.", "at org.apache."),
-    *("at org.hibernate.", "at com.zaxxer.", "at org.postgresql.", "at com.mysql.", "at io.netty.", "at reactor."),
-    *("at com.fasterxml.", "at com.google.common.", "at io.grpc.", "at okhttp3.", "at org.eclipse.", "at oracle.jdbc."),
+    *("(native", "at System.", "at Microsoft.", "(<anonymous>)"),
+    *(
+        f"{opening}{package}."  # also `at app//org.junit.`, `at java.base/java.`
+        for opening in ("at ", "/")
+        for package in (
+            *("java", "jdk", "sun", "org.junit", "javax", "jakarta", "kotlin", "scala", "org.springframework"),
+            *("org.apache", "org.hibernate", "com.zaxxer", "org.postgresql", "com.mysql", "io.netty", "reactor"),
+            *("com.fasterxml", "com.google.common", "io.grpc", "okhttp3", "org.eclipse", "oracle.jdbc"),
+            *("com.sun", "org.testng", "org.assertj", "org.mockito", "org.gradle"),
+        )
+    ),
+    *("libsanitizer/", "sysdeps/", "/csu/", "/elf/", "(in /usr/lib", "(in /lib", "(clone", "/drmemory/", " _start "),
     *("node_modules/", "node:internal", "/rustc/", " std::", " core::", " tokio::", "<core::", "<alloc::"),
     *("/usr/local/go/", "/go/pkg/mod/", "/gems/", "/vendor/"),
 )
-_FRAME_PREFIXES = ("File ", "at ", "from ", "... ", *"0123456789")  # of an indented frame
+_LIBRARY = re.compile("|".join(map(re.escape, _LIBRARY_MARKERS)))
+_FRAME_PREFIXES = ("File ", "at ", "from ", "... ", "❯ ", *"#0123456789")  # of an indented frame
 _CARET_LINE = re.compile(r"\s*[~^]+\s*$")
 
 
 class TraceLines(NamedTuple):
     """Lines with each frame merged into one: spans, numbers of lines, and frame types (0 for other lines).
 
-    `library`: the indices of the frames in libraries.
+    `library`: the indices of the frames in libraries. `separators`: the indices of the lines without words.
+    `traces`: the first frame of each trace, and the line after its last one.
     """
 
     spans: list[Span]
     sizes: list[int]
     frames: list[int]
     library: frozenset[int]
+    separators: frozenset[int]
+    traces: list[tuple[int, int]]
 
 
-def group_frames(text: str, lines: Sequence[Span], *, keep_carets: bool = False) -> TraceLines:
+def group_frames(text: str, line_spans: Sequence[Span], *, keep_carets: bool = False) -> TraceLines:
     """Merge the lines of each frame; drop lines of `^^^^` uncounted unless `keep_carets`."""
     spans: list[Span] = []
     sizes: list[int] = []
     frames: list[int] = []
     depth = -1  # indentation of the current frame, or -1
-    is_go = bool(lines) and text.find("goroutine ", lines[0][0], lines[-1][1]) >= 0
-    for start, end in lines:
+    is_go = bool(line_spans) and text.find("goroutine ", line_spans[0][0], line_spans[-1][1]) >= 0
+    for start, end in line_spans:
         line = text[start:end]
         bare = line.lstrip()
         indentation = len(line) - len(bare)
@@ -102,9 +118,10 @@ def group_frames(text: str, lines: Sequence[Span], *, keep_carets: bool = False)
     library = frozenset(
         index
         for index, (frame, (start, end)) in enumerate(zip(frames, spans, strict=True))
-        if frame and any(text.find(marker, start, end) >= 0 for marker in _LIBRARY_MARKERS)
+        if frame and _LIBRARY.search(text, start, end) is not None
     )
-    return TraceLines(spans, sizes, frames, library)
+    separators = frozenset(index for index, span in enumerate(spans) if lines.is_separator(text, span))
+    return TraceLines(spans, sizes, frames, library, separators, _find_traces(frames))
 
 
 def _classify_frame(text: str, line: Span, bare: str, *, is_go: bool) -> int:
@@ -116,7 +133,7 @@ def _classify_frame(text: str, line: Span, bare: str, *, is_go: bool) -> int:
     stop = min(end, start + MAX_LINE_CHARACTERS)
     if (is_indented or ": in " in bare) and _INNERMOST_LAST_FRAME.match(text, start, stop):
         return INNERMOST_LAST
-    if (is_indented or bare[0] in "#/" or bare[1:3] == ":\\") and _INNERMOST_FIRST_FRAME.match(text, start, stop):
+    if (is_indented or bare[0] in "#/=~" or bare[1:3] == ":\\") and _INNERMOST_FIRST_FRAME.match(text, start, stop):
         return INNERMOST_FIRST
     return INNERMOST_FIRST if is_go and _GO_FRAME.match(text, start, start + 2 * MAX_LINE_CHARACTERS) else NOT_A_FRAME
 
@@ -130,7 +147,7 @@ def score_frames(trace: TraceLines, templates: Sequence[object], weights: TraceW
     innermost, outermost = weights.failure_frame_score, weights.entry_frame_score
     scores = [0.0] * len(trace.spans)
     occurrences: Counter[tuple[object, ...]] = Counter()
-    for first, after in find_traces(trace.frames):
+    for first, after in trace.traces:
         message = tuple([templates[index] for index in _list_message_lines(trace, first)])
         occurrences[message] += 1
         novelty = 1.0 / sqrt(occurrences[message]) if message else 1.0
@@ -148,18 +165,19 @@ def score_frames(trace: TraceLines, templates: Sequence[object], weights: TraceW
 
 def find_failure_frames(trace: TraceLines) -> list[int]:
     """Return for each trace the index of its innermost frame outside libraries, if it has any."""
-    orders = [_order_frames(trace, first, after) for first, after in find_traces(trace.frames)]
+    orders = [_order_frames(trace, first, after) for first, after in trace.traces]
     frames = [next((index for index in order if index not in trace.library), -1) for order in orders]
     return [index for index in frames if index >= 0]
 
 
 def pair_messages_with_frames(trace: TraceLines) -> dict[int, int]:
-    """Map the message below each trace that prints the innermost frame last to that frame, outside libraries if any."""
+    """Map the message of each trace, next to it, to its innermost frame, outside libraries if any."""
     pairs: dict[int, int] = {}
-    for first, after in find_traces(trace.frames):
-        if trace.frames[after - 1] == INNERMOST_LAST and after < len(trace.frames):
+    for first, after in trace.traces:
+        message = after if trace.frames[after - 1] == INNERMOST_LAST else first - 1
+        if 0 <= message < len(trace.frames):
             order = _order_frames(trace, first, after)
-            pairs[after] = next((index for index in order if index not in trace.library), order[0])
+            pairs[message] = next((index for index in order if index not in trace.library), order[0])
     return pairs
 
 
@@ -168,7 +186,7 @@ def _order_frames(trace: TraceLines, first: int, after: int) -> Sequence[int]:
     return range(after - 1, first - 1, -1) if trace.frames[first] == INNERMOST_LAST else range(first, after)
 
 
-def find_traces(frames: Sequence[int]) -> list[tuple[int, int]]:
+def _find_traces(frames: Sequence[int]) -> list[tuple[int, int]]:
     """Return the traces: the index of the first frame, and the index after the last."""
     starts = [index for index, frame in enumerate(frames) if frame and not (index and frames[index - 1])]
     ends = [
@@ -179,13 +197,13 @@ def find_traces(frames: Sequence[int]) -> list[tuple[int, int]]:
 
 def find_message_lines(trace: TraceLines) -> list[int]:
     """Return the indices of the error messages above traces."""
-    return [index for first, _ in find_traces(trace.frames) for index in _list_message_lines(trace, first)]
+    return [index for first, _ in trace.traces for index in _list_message_lines(trace, first)]
 
 
 def find_trace_lines(trace: TraceLines) -> set[int]:
     """Return the indices of all lines of traces: the frames, and the messages above and below."""
     indices = {index for index, frame in enumerate(trace.frames) if frame}
-    for first, after in find_traces(trace.frames):
+    for first, after in trace.traces:
         indices.update(range(max(0, first - MAX_MESSAGE_LINES), first))
         if trace.frames[first] == INNERMOST_LAST and after < len(trace.frames):
             indices.add(after)
@@ -196,4 +214,4 @@ def _list_message_lines(trace: TraceLines, first: int) -> list[int]:
     if trace.frames[first] == INNERMOST_LAST:
         return []
     candidates = range(first - 1, max(-1, first - 1 - MAX_MESSAGE_LINES), -1)
-    return list(takewhile(lambda index: not trace.frames[index], candidates))
+    return list(takewhile(lambda index: not trace.frames[index] and index not in trace.separators, candidates))

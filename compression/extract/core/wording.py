@@ -31,25 +31,25 @@ _WORDS = bytes(  # small letters, `0` for digits
 ).ljust(256)
 
 
-def find_odd_wordings(units: Sequence[str]) -> list[int]:
+def find_odd_wordings(units: Sequence[str], min_units: int = MIN_UNITS) -> list[int]:
     """Return the indices of the few units that share hardly any pair of adjacent words with the others."""
     if len(units) < MIN_UNITS:
         return []
     if len(units) >= 2 * SAMPLED_RUNS * RUN_UNITS:
         starts = range(0, len(units), len(units) // SAMPLED_RUNS)
         sample = [unit for start in starts for unit in units[start : start + RUN_UNITS]]
-        if not _is_formulaic(_measure_common_shares(sample)):
+        if not _is_formulaic(_measure_common_shares(sample), min_units):
             return []
     shares = _measure_common_shares(units)
-    if not _is_formulaic(shares):
+    if not _is_formulaic(shares, min_units):
         return []
     limit = ODD_FACTOR * median_high(shares.values())
     odd = [index for index, share in shares.items() if share <= limit]
     return odd if len(odd) <= max(1, MAX_ODD_SHARE * len(shares)) else []
 
 
-def _is_formulaic(shares: dict[int, float]) -> bool:
-    return len(shares) >= MIN_UNITS and median_high(shares.values()) >= MIN_COMMON_SHARE
+def _is_formulaic(shares: dict[int, float], min_units: int) -> bool:
+    return len(shares) >= min_units and median_high(shares.values()) >= MIN_COMMON_SHARE
 
 
 def _measure_common_shares(units: Sequence[str]) -> dict[int, float]:

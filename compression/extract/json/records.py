@@ -44,6 +44,11 @@ class RecordTable(NamedTuple):
         """Return the literals of the columns with several values."""
         return [cells for path, cells in zip(self.columns, self.cells, strict=True) if path not in self.shared_values]
 
+    def compute_written_share(self, node: JsonNode) -> float:
+        """Return the share of a narrow table's characters that is written, without keys and shared values."""
+        written = sum([sum(map(len, column)) + len(column) for column in self.list_written_columns()])
+        return min(0.99, written / (node.end - node.start))
+
 
 def find_tables(text: str, root: JsonNode) -> dict[JsonNode, RecordTable]:
     """Return all tables of a tree, except tables inside the rows of a narrow one."""

@@ -6,6 +6,7 @@ than some ten thousand units.
 """
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -18,19 +19,15 @@ from ..core.bm25 import Span
 from ..core.outliers import EMPTY_LITERAL, find_outliers
 from ..core.scoring import score_matches
 from ..core.selection import Units, choose_units, drop_worthless_units
-from . import paths
+from . import paths, record_fields
 from .records import RecordTable
-from .tree import RUN_CHARACTERS, JsonNode, ParsedJson, compute_unit_size, parse_items
+from .tree import RUN_CHARACTERS, JsonNode, ParsedJson, compute_unit_size, is_split, parse_items
 from .weights import JsonWeights
 from .writer import VALUE_UNIT
 
 TAIL_CHARACTERS = 20  # of a unit; enough for an empty value
 ROW_NUMBER_CHARACTERS = 8  # in front of a row
 
-_IDENTITY_KEY = re.compile(
-    r'"(?:id|_id|uid|uuid|key|name|full_?name|title|number|path|file|file_?name|sha|hash|slug|subject|login|email)"',
-    re.IGNORECASE,
-)
 _EMPTY_VALUE = re.compile(r"(?:null|false|true|0|\"\"|\[\s*\]|\{\s*\}|\"none\")$", re.IGNORECASE)
 
 
@@ -97,7 +94,7 @@ class JsonSelector:
             for group in groups:
                 node = group[0]
                 is_single = len(group) == 1
-                is_leaf = written_share < 1.0 or not is_single or not _is_split(self.text, node, unit_size)
+                is_leaf = written_share < 1.0 or not is_single or not is_split(self.text, node, unit_size)
                 self.nodes.append(node)
                 self.groups.append(group)
                 self.parents.append(parent)
@@ -151,7 +148,7 @@ class JsonSelector:
     def _open_container(self, node: JsonNode, index: int, unit_size: int) -> _OpenContainer:
         table = self.tables.get(node)
         is_narrow = table is not None and table.is_narrow
-        written_share = _compute_written_share(node, table) if table is not None and is_narrow else 1.0
+        written_share = table.compute_written_share(node) if table is not None and is_narrow else 1.0
         groups = _group_neighbours(self.text, node, unit_size, is_narrow=is_narrow)
         return _OpenContainer(iter(groups), index, written_share, ROW_NUMBER_CHARACTERS if node.keys is None else 0)
 
@@ -208,11 +205,11 @@ class JsonSelector:
                 siblings[index] = max(siblings[index], container_scores[index])
                 keys[index] += matches[index]
         for index in self._iter_shared_values():
-            if not matches[index]:
-                scores[index] *= weights.shared_factor
+            scores[index] *= weights.shared_match_factor if matches[index] else weights.shared_factor
         for index in self._iter_asked_values(query):
             scores[index] += weights.asked_bonus
         self._raise_summary(scores, spans)
+        self._raise_severe_rows(scores, spans)
         self._raise_identities(scores)
         return scores
 
@@ -248,16 +245,37 @@ class JsonSelector:
             best[self.parents[index]] = max(best[self.parents[index]], best[index])
         counts = Counter[int]()
         for index, parent in enumerate(self.parents):
-            if not self.sizes[index] or parent < 0 or self.nodes[parent].keys is None:
+            nodes = self.groups[index] if self.nodes[parent].leaf_count > 1 else (self.nodes[parent], self.nodes[index])
+            if not self.sizes[index] or not record_fields.are_identity(self.text, nodes):
                 continue
-            row = self.nodes[parent].parent
-            if row is None or not (row.keys is None or row in self.tables):
-                continue
-            is_identity = any(_IDENTITY_KEY.match(self.text, node.key_start) for node in self.groups[index])
-            is_identity = is_identity and best[parent] >= self.weights.outlier_bonus
-            if is_identity and counts[parent] < self.weights.max_identity_values:
-                counts[parent] += 1
-                scores[index] = max(scores[index], self.weights.identity_weight * best[parent])
+            row = self._find_row(parent)
+            is_named = row == parent or record_fields.are_place(self.text, nodes)
+            is_notable = row >= 0 and is_named and best[row] >= self.weights.outlier_bonus
+            if is_notable and counts[row] < self.weights.max_identity_values:
+                counts[row] += 1
+                scores[index] = max(scores[index], self.weights.identity_weight * best[row])
+
+    def _find_row(self, index: int) -> int:
+        """Return the unit of the innermost row around a container, itself included; -1 if it is in none."""
+        while index > 0:
+            rows = self.nodes[index].parent
+            is_array = rows is not None and (rows.keys is None or rows in self.tables) and len(rows.items) > 1
+            if is_array and self.nodes[index].keys is not None:
+                return index
+            index = self.parents[index]
+        return -1
+
+    def _raise_severe_rows(self, scores: list[float], spans: Sequence[Span]) -> None:
+        """Raise, in place, the scores of the short values of the few rows with the worst severity."""
+        starts = [start for start, _ in spans]
+        for offset in record_fields.find_severe_values(self.text):
+            unit = bisect_right(starts, offset) - 1
+            row = self._find_row(self.parents[unit])
+            is_row = row < 0 or spans[unit][1] - spans[unit][0] > self.weights.max_summary_characters
+            after = unit + 1 if is_row else bisect_right(starts, self.nodes[row].end)
+            for index in range(unit if is_row else row, after):
+                if is_row or spans[index][1] - spans[index][0] <= self.weights.max_severe_characters:
+                    scores[index] += self.weights.severe_bonus if self.sizes[index] else 0.0
 
     def _score_containers(self, matches: Sequence[float]) -> list[float]:
         """Score each container by its matches of the question; a row, relative to the row with the fewest.
@@ -357,20 +375,6 @@ class JsonSelector:
         return self.weights.last_bonus if group[-1] is parent.items[-1] else 0.0
 
 
-def _compute_written_share(node: JsonNode, table: RecordTable) -> float:
-    """Return the share of a narrow table's characters that is written, without keys and shared values."""
-    written = sum([sum(map(len, column)) + len(column) for column in table.list_written_columns()])
-    return min(0.99, written / (node.end - node.start))
-
-
-def _is_split(text: str, node: JsonNode, unit_size: int) -> bool:
-    """Return True if the items of a node are selected one by one, rather than the node as a whole."""
-    if not (node.items or node.is_unparsed):
-        return False
-    is_scalar_array = node.is_unparsed and text[node.start] == "["
-    return node.end - node.start > (max(RUN_CHARACTERS, unit_size) if is_scalar_array else unit_size)
-
-
 def _group_neighbours(text: str, node: JsonNode, unit_size: int, *, is_narrow: bool) -> list[Sequence[JsonNode]]:
     """Group items selected together, up to the unit size (at least RUN_CHARACTERS in an array of small values)."""
     items = parse_items(text, node)
@@ -384,7 +388,7 @@ def _group_neighbours(text: str, node: JsonNode, unit_size: int, *, is_narrow: b
             group = []
         if not group:
             start = item.key_start
-        if item.end - item.key_start <= limit and (is_narrow or not _is_split(text, item, unit_size)):
+        if item.end - item.key_start <= limit and (is_narrow or not is_split(text, item, unit_size)):
             group.append(item)
         else:
             groups.extend([group, [item]] if group else [[item]])

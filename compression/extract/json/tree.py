@@ -349,6 +349,14 @@ def _count_leaves(text: str, start: int, end: int) -> int:
     return (literals // 2 if text[start] == "{" else literals) or 1
 
 
+def is_split(text: str, node: JsonNode, unit_size: int) -> bool:
+    """Return True if the items of a node are selected one by one, rather than the node as a whole."""
+    if not (node.items or node.is_unparsed):
+        return False
+    is_scalar_array = node.is_unparsed and text[node.start] == "["
+    return node.end - node.start > (max(RUN_CHARACTERS, unit_size) if is_scalar_array else unit_size)
+
+
 def parse_items(text: str, node: JsonNode) -> list[JsonNode]:
     """Return the items of a node; parse them first if necessary."""
     if node.is_unparsed:

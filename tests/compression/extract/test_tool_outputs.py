@@ -7,11 +7,12 @@ import pytest
 from clara_proxy.compression.policy import compute_kind_target
 from clara_proxy.compression.registry import find_compressor
 
+from .developer_outputs import DEVELOPER
 from .operations_outputs import OPERATIONS
 from .samples import count, run_compressor
 from .tool_outputs import OUTPUTS
 
-ALL_OUTPUTS = OUTPUTS | OPERATIONS
+ALL_OUTPUTS = OUTPUTS | OPERATIONS | DEVELOPER
 RATIO = 4.0
 
 

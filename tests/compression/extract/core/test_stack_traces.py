@@ -73,6 +73,17 @@ Stack trace:
 Program received signal SIGSEGV
 #0  0x00007ffff7a in total (cart=0x0) at cart.c:31
 #1  main () at run.c:3""",
+    "sanitizer": (
+        "READ of size 17 at 0x60400030 thread T0\n    #0 0x55fb36 in count_lines /src/cart.c:6\n"
+        "    #1 main /src/cart.c:7 (cart+0x1380)"
+    ),
+    "valgrind": (
+        "==7== Invalid read of size 17\n==7==    at 0x1091E0: total (cart.c:5)\n==7==    by 0x1091D3: main (cart.c:9)"
+    ),
+    "vitest": (
+        "TypeError: no price for item 17\n ❯ Cart.total src/cart.ts:48:22\n     48|   return sum(lines);\n"
+        " ❯ test/cart.test.ts:36:17"
+    ),
 }
 FRAMES = {
     "python": [NOT_A_FRAME, INNERMOST_LAST, INNERMOST_LAST, NOT_A_FRAME],
@@ -85,6 +96,9 @@ FRAMES = {
     "ruby": [NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
     "php": [NOT_A_FRAME, NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
     "gdb": [NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
+    "sanitizer": [NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
+    "valgrind": [NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
+    "vitest": [NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
 }
 EVERY_LANGUAGE = pytest.mark.parametrize("language", TEXTS)
 
@@ -103,7 +117,7 @@ def test_frames_of_every_language_are_found(language: str) -> None:
 def test_the_innermost_frame_has_the_best_score(language: str) -> None:
     text, frames = TEXTS[language], FRAMES[language]
     scores = stack_traces.score_frames(group(text), range(len(frames)), TraceWeights())
-    for first, after in stack_traces.find_traces(frames):
+    for first, after in group(text).traces:
         innermost = after - 1 if frames[first] == INNERMOST_LAST else first
         assert max(range(first, after), key=scores.__getitem__) == innermost
     assert [bool(score) for score in scores] == [bool(frame) for frame in frames]
