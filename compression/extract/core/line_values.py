@@ -144,10 +144,9 @@ def _find_date_fields(text: str, spans: Sequence[Span]) -> list[list[tuple[int, 
         match = _DATE_FIELD.match(text, *span)
         if match is not None:
             name, iso, month, day, time, year, other_day, other_month, other_year, other_time = match.groups()
-            if iso is None:
-                number = _MONTHS.find(month or other_month) // 3 + 1
-                date = f"{year or other_year}-{number:02}-{int(day or other_day):02} {time or other_time}"
-            fields.setdefault(name, []).append((index, iso or date))
+            number = _MONTHS.find(month or other_month or "") // 3 + 1
+            date = iso or f"{year or other_year}-{number:02}-{int(day or other_day):02} {time or other_time}"
+            fields.setdefault(name, []).append((index, date))
     return [values for values in fields.values() if len(values) >= MIN_COLUMN_LINES]
 
 
