@@ -28,11 +28,12 @@ MAX_ODD_SHARE = 0.1  # pairs with an odd flag or without a value, at most
 MAX_NAMES = 30  # words of the question that may be keys
 
 _FIELD = re.compile(
-    r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?"
+    r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=|]\s{0,20}[\"']?"
     r"([-+]?\d[\d.,]{0,20}(?:[kKMGT](?![a-z])| ?[kKMGT]?i?[bB]\b)?)"
 )
-_INLINE_FIELD = re.compile(  # `seconds="12"`, `<price>12</price>`
-    r"(?<![\w.-])([A-Za-z][\w.-]{0,40})(?:=[\"']?|>)([-+]?\d[\d.,]{0,20}[kKMGT]?)(?![\w-])"
+_INLINE_FIELD = re.compile(  # `seconds="12"`, `<price unit="EUR">12</price>`
+    r"(?:(?<![\w.-])([A-Za-z][\w.-]{0,40})=[\"']?|<([A-Za-z][\w.-]{0,40})(?:\s[^<>\n]{0,80})?>)"
+    r"([-+]?\d[\d.,]{0,20}[kKMGT]?)(?![\w-])"
 )
 _MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
 _MONTH = r"((?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec))"
@@ -64,6 +65,7 @@ _STATUS_LINE = re.compile(r"[<>* ]{0,4}HTTP/\d(?:\.\d)? [1-5]\d\d\b")
 _ENDING = r"(?:ations?|ments?|ings?|e[dsr]?|ers|ie[sd]|ly|[sy])"  # that a stem lacks
 _NUMBER = re.compile(r"\d(?<![\w.]\d)\d{0,14}(?:\.\d{1,9})?(?![\w.])")  # begins with a set, which is searched fast
 _IDENTIFIER = re.compile(r"\d\D*\d|\d.*[A-Za-z]|[A-Za-z].*\d")
+_WITHOUT_BRACKETS = str.maketrans("()[],;", "      ")
 _NAME = re.compile(r"[\w@][\w@+.-]*[\w+]")
 
 
@@ -159,18 +161,18 @@ def _read_field(text: str, span: Span) -> list[tuple[str, str]]:
 def _read_inline_fields(text: str, span: Span) -> list[tuple[str, str]]:
     """Return the keys and the numbers of a line such as `<job id="a" seconds="12">` and `3 files, 12 insertions`."""
     nouns = ((noun, number) for number, noun in _COUNTED_NOUN.findall(text, *span))
-    return [*_INLINE_FIELD.findall(text, *span), *nouns]
+    return [*((key or tag, number) for key, tag, number in _INLINE_FIELD.findall(text, *span)), *nouns]
 
 
 def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, str]]]:
     """Yield the columns of numbers of lines with columns, such as those of `du` and `git diff --stat`."""
     step = max(1, len(spans) // SAMPLED_ROWS)
-    sample = [text[start:end].split(None, MAX_COLUMNS)[:MAX_COLUMNS] for start, end in spans[::step]]
+    sample = [_split_words(text[start:end], MAX_COLUMNS) for start, end in spans[::step]]
     counts = [sum(len(row) > column and is_quantity(row[column]) for row in sample) for column in range(MAX_COLUMNS)]
     numeric = [column for column, count in enumerate(counts) if 2 * count >= MIN_NUMERIC_SHARE * len(sample)]
     if not numeric:
         return
-    rows = [text[start:end].split(None, numeric[-1] + 1)[: numeric[-1] + 1] for start, end in spans]
+    rows = [_split_words(text[start:end], numeric[-1] + 1) for start, end in spans]
     for column in numeric:
         values = [
             (index, row[column])
@@ -179,6 +181,11 @@ def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, 
         ]
         if len(values) >= max(MIN_COLUMN_LINES, MIN_NUMERIC_SHARE * len(rows)):
             yield values
+
+
+def _split_words(line: str, count: int) -> list[str]:
+    """Return the first words of a line, without brackets."""
+    return line.translate(_WITHOUT_BRACKETS).split(None, count)[:count]
 
 
 def find_status_lines(text: str, spans: Sequence[Span]) -> list[int]:

@@ -11,6 +11,11 @@ PRICES = [f"<PRICE>{9 - index}.90</PRICE>" for index in range(9)]
 PAGES = [f"7f53b{index} default file=/usr/lib/x.so anon={(index * 5) % 9} active=9{index}" for index in range(9)]
 COMMITS = [f" {index + 1} files changed, {(index * 31) % 70} insertions(+)" for index in range(9)]
 DATES = [f"Date:   Mon Nov {30 - (index * 4) % 9} 07:57:47 2026 +0000" for index in range(9)]
+BALANCES = [f"balance | {(index * 5) % 9}1.50" for index in range(9)]
+FILES = [f"Processed a{index}.dat ({10 + (index * 5) % 9} KB) in folder f" for index in range(9)]
+POWERS = [f'<power unit="W">{10 + (index * 3 + 1) % 10}</power>' for index in range(9)]
+BOOKS = [f"Published: {1990 + (index * 5) % 9}-03-11" for index in range(9)]
+RAM = [f"RAM: {10 + (index * 2 + 1) % 9} GB" for index in range(9)]
 
 
 def rank(records_: list[str], question: str) -> str:
@@ -30,6 +35,11 @@ def rank(records_: list[str], question: str) -> str:
         (COMMITS, "Which commit inserts the most lines?", COMMITS[2]),
         (DATES, "Which is the oldest commit?", DATES[2]),
         (DATES, "What was changed last?", DATES[0]),
+        (BALANCES, "Which customer has the largest balance?", BALANCES[7]),
+        (FILES, "Which file is smallest?", FILES[0]),
+        (POWERS, "Which device draws the least power?", POWERS[3]),
+        (BOOKS, "Which book was published first?", BOOKS[0]),
+        (RAM, "Which host has the least memory?", RAM[4]),
     ],
 )
 def test_the_extreme_of_a_field_comes_first(record_lines: list[str], question: str, best: str) -> None:
