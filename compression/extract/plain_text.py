@@ -34,7 +34,7 @@ from .core.lines import LineWeights
 from .core.records import Structure
 from .core.selection import Units, compress_units
 from .table_parser import ColumnBlock
-from .tables import DEFAULT_TABLE_WEIGHTS, find_odd_rows, iter_asked_rows
+from .tables import DEFAULT_TABLE_WEIGHTS, find_odd_rows, find_rows_with_value, iter_asked_rows
 
 CHARACTERS_PER_TOKEN = 4
 MAX_SECTION_LINES = 60  # of a section whose severity all of its lines gain; less if it is longer
@@ -307,6 +307,7 @@ def _iter_row_bonuses(task: Task, blocks: Sequence[ColumnBlock]) -> Iterator[tup
     query = bm25.parse_query(task.question, weights)
     for _, rows, names, columns in blocks:
         yield from ((rows[row], bonus) for row, bonus in iter_asked_rows(names, columns, task.question, query, weights))
+        yield from ((rows[row], weights.value_bonus) for row in find_rows_with_value(columns, task.question, weights))
         if len(rows) >= weights.min_rows:
             yield from ((rows[row], bonus) for row, bonus in find_odd_rows(names, columns, query, weights).items())
 
@@ -319,9 +320,11 @@ def _thin(task: Task) -> Task:
     if not starts.is_known:
         return task
     spans = lines.find_line_spans(task.text)
+    lowered = severity.lower(task.text)
     asked = bm25.parse_query(answer_types.extract_last_question(task.question))
-    named = line_values.find_named_lines(task.text, spans, asked)
-    needed = [*starts.roots, *(spans[i][0] for i in named if len(named) <= MAX_NAMED_LINES)]
+    rare = {term: 1.0 for term in asked.term_weights if 0 < lowered.count(term) <= MAX_NAMED_LINES}
+    named = line_values.find_named_lines(task.text, spans, asked._replace(term_weights=rare)) if rare else []
+    needed = [*starts.roots, *(spans[index][0] for index in named)]
     if answer_types.list_directions(task.question):
         query = bm25.parse_query(task.question)
         needed += [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]
