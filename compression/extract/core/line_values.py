@@ -65,7 +65,6 @@ _STATUS_LINE = re.compile(r"[<>* ]{0,4}HTTP/\d(?:\.\d)? [1-5]\d\d\b")
 _ENDING = r"(?:ations?|ments?|ings?|e[dsr]?|ers|ie[sd]|ly|[sy])"  # that a stem lacks
 _NUMBER = re.compile(r"\d(?<![\w.]\d)\d{0,14}(?:\.\d{1,9})?(?![\w.])")  # begins with a set, which is searched fast
 _IDENTIFIER = re.compile(r"\d\D*\d|\d.*[A-Za-z]|[A-Za-z].*\d")
-_WITHOUT_BRACKETS = str.maketrans("()[],;", "      ")
 _NAME = re.compile(r"[\w@][\w@+.-]*[\w+]")
 
 
@@ -185,7 +184,8 @@ def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, 
 
 def _split_words(line: str, count: int) -> list[str]:
     """Return the first words of a line, without brackets."""
-    return line.translate(_WITHOUT_BRACKETS).split(None, count)[:count]
+    plain = line.replace("(", " ").replace(")", " ") if "(" in line else line
+    return plain.split(None, count)[:count]
 
 
 def find_status_lines(text: str, spans: Sequence[Span]) -> list[int]:
