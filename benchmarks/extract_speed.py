@@ -85,6 +85,21 @@ RECORDS: dict[str, str] = {  # {i}: number, {w}: word, {h}: hash
     "Ann: Yes, the {w} too.\n",
 }
 
+HOSTILE: dict[str, Callable[[int], str]] = {  # one for each grammar whose time might grow faster than the text
+    "hostile wordings": lambda size: repeat_record("- job {h}, {w}: looks fine to {h}; on with {w} after {i}.\n", size),
+    "hostile query plans": lambda size: "".join(
+        f"{' ' * (index % 199)}-> Scan{' (actual time=0.1..2.5 rows=1 loops=1)' * (index % 199 > 190)}\n"
+        for index in range(size // 110)
+    ),
+    "hostile words": lambda size: "/error/errors /failed" * (size // 21),
+    "hostile keys": lambda size: repeat_record(f"name-a.b.c_d-{'e' * 30}_{{h}} {'f' * 30}:x=\n  id = {{i}}\n", size),
+    "hostile JSON keys": lambda size: (
+        "[" + ", ".join(f'{{"k{index}": {{"a": {index}, "b": [{index}]}}}}' for index in range(size // 36)) + "]"
+    ),
+    "hostile headers": lambda size: "Name Id State Size\n" * (size // 19),
+    "hostile columns": lambda size: repeat_record("Name Id State Size\n" + 4 * "{w} {i} {h} {i}\n" + "\n", size),
+}
+
 
 def repeat_record(record: str, size: int) -> str:
     """Return records of one form with different numbers, words and hashes."""
@@ -143,6 +158,7 @@ def list_inputs(data: Path) -> dict[str, Callable[[int], str]]:
     inputs: dict[str, Callable[[int], str]] = {name: partial(repeat_record, record) for name, record in RECORDS.items()}
     inputs["made prose"] = make_prose
     inputs["JSON"] = lambda size: f"[{repeat_record(JSON_OBJECT, size)}1]"
+    inputs |= HOSTILE
     if data.exists():
         inputs["prose"] = partial(join_texts, data / "documents.jsonl.gz", "text")
         inputs["paragraphs"] = partial(join_texts, data / "qa_short.jsonl.gz", "context")

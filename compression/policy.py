@@ -24,12 +24,13 @@ DEDUPABLE_REASONS = frozenset({"file-read", "all-signal", "too-short"})  # not c
 COMPRESSED_REASONS = frozenset({None, "old"})
 PRUNABLE_REASONS = frozenset({None, "file-read", "all-signal"})  # outputs skipped for other reasons are never pruned
 WHOLE_TOKENS = 400  # tool outputs up to this size stay whole if no ratio was asked for
+MIN_KEPT_TOKENS, MIN_KEPT_SHARE = 1000, 0.6  # a longer output's target is at least the smaller of the two
 DEDUP_SIZE_SHARE = 1 / 3  # of `min_tokens`: repeats may be smaller, as nothing is lost with them
 _EXPAND_CALL = re.compile(r"clara_expand|/v1/retrieve/[0-9a-f]{12}")
 
 
 class SizeCurve(NamedTuple):
-    """Target of a tool output: `full_tokens * (tokens / full_tokens) ** exponent`; up to `full_tokens` all."""
+    """Target of a long tool output: `full_tokens * (tokens / full_tokens) ** exponent`; up to `full_tokens` all."""
 
     full_tokens: int
     exponent: float
@@ -106,7 +107,8 @@ def compute_kind_target(kind: str, tokens: int) -> int | None:
         return None
     if tokens <= max(curve.full_tokens, WHOLE_TOKENS):
         return tokens or None if kind in REFORMATTED_KINDS else None
-    return max(1, int(curve.full_tokens * (tokens / curve.full_tokens) ** curve.exponent))
+    target = int(curve.full_tokens * (tokens / curve.full_tokens) ** curve.exponent)
+    return max(target, min(MIN_KEPT_TOKENS, int(MIN_KEPT_SHARE * tokens)))
 
 
 def skip_compacted(passage: Passage, rules: Rules) -> Decision:

@@ -24,6 +24,7 @@ def run(quick: bool) -> list[Verdict]:
     client.is_serving(target)
     return [
         _attack_with_long_answers(target, double, 40 if quick else 1024),
+        _attack_with_held_answers(target, double),
         _attack_with_streams(target, double, 2**18 if quick else 20 * MEGABYTE),
         _attack_with_statuses(target, double),
         _attack_with_calls(target, double),
@@ -56,6 +57,29 @@ def _attack_with_long_answers(target: Target, double: Upstream, megabytes: int) 
     is_free, holds = client.describe_holds(target)
     survived = survived if is_free and client.is_serving(target) else 0
     return Verdict(f"answers of {megabytes} MB", 2, survived, f"{holds}, RSS +{most - before:.0f} MB")
+
+
+def _attack_with_held_answers(target: Target, double: Upstream) -> Verdict:
+    """Answer with nearly as much as the proxy reads: JSON with the name of a hidden tool, broken JSON, an error."""
+    start = b'{"choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"clara_expand '
+    answers = {"valid": ("200 OK", start, b'"}}]}'), "broken": ("200 OK", start, b""), "error": ("500 Odd", start, b"")}
+    survived, broken = 0, list[str]()
+    for name, (status, before, after) in answers.items():
+        response = upstream.format_response(before + b"a" * (30 * MEGABYTE) + after, status)
+
+        def answer(_: bytes, response: bytes = response) -> Iterable[bytes]:
+            return [response]
+
+        double.answer = answer
+        for body in (client.SMALL_CHAT, WITH_TOOLS):
+            target.read_holds()
+            answered = client.send(target, body)
+            is_free, holds = client.describe_holds(target)
+            survived += is_free and answered.status in (200, 500, 502)
+            broken += [] if is_free else [f"{name}: {holds}"]
+    double.reset()
+    survived = survived if client.is_serving(target) else 0
+    return Verdict("held answers of 30 MB", 2 * len(answers), survived, "; ".join(broken) or "loop free")
 
 
 def _attack_with_streams(target: Target, double: Upstream, size: int) -> Verdict:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import locate
-from .abstention_head import AbstentionHead, load_head
 from .checkpoint_config import CheckpointConfig, Quantization, WeightFormat, read_checkpoint_config
 from .decoder_config import DecoderConfig, read_decoder_config
 from .inference import InferenceModel
 from .tokenizer import ClaraTokenizer, MemoryTokenSpec
 
 if TYPE_CHECKING:
+    from .abstention_head import AbstentionHead
     from .quantized_weights import QuantizedWeightStore
 
 MLX_DEVICE = "mlx"
@@ -52,7 +52,7 @@ class LoadedModel:
     tokenizer: ClaraTokenizer
     config: CheckpointConfig
     fingerprint: str
-    abstention_head: AbstentionHead | None = None
+    abstention_head: "AbstentionHead | None" = None
 
 
 class ModelFiles(NamedTuple):
@@ -64,8 +64,10 @@ class ModelFiles(NamedTuple):
     decoder_config: DecoderConfig
     tokenizer: ClaraTokenizer
 
-    def load_abstention_head(self, source: ModelSource) -> AbstentionHead | None:
+    def load_abstention_head(self, source: ModelSource) -> "AbstentionHead | None":
         """Return the checkpoint's abstention head, if it has one; it reads states of the trained decoder."""
+        from .abstention_head import load_head  # noqa: PLC0415  imports numpy
+
         if source.skip_decoder_adapter:
             return None
         decoder = self.decoder_config

@@ -25,6 +25,7 @@ class CodeWeights(ExtractWeights):
     """Weights of source code."""
 
     min_code_share: float = weight(0.45, "sampled lines that look like code", "share of lines")
+    min_flush_share: float = weight(0.3, "statements in code without indentation", "share of lines")
     header_weight: float = weight(0.8, "part of its header's score that a line gains, at each level", "factor")
     paragraph_weight: float = weight(0.3, "part of its paragraph's score that a line gains", "factor")
     named_definition_factor: float = weight(1.5, "a definition, relative to a use of its name", "factor")
@@ -52,6 +53,7 @@ _LINE_START = re.compile(
 )
 _LINE_END = re.compile(r"(?:[{};,)\](:\[=\\]|=>|->|\|\||&&|\*/|\bdo|\bthen|\"\"\"|''')\s*$")
 _EXPRESSION = re.compile(r"[\w\])]\s?(?:=|\+=|==|!=|:=|<<|->|=>|\|\|)\s?[\w\[({\"'-]|\w\([^)]{0,200}\)|\w\.\w+\(|::\w")
+_ASSIGNMENT = re.compile(r"[\w.\[\]'\"]{1,60} ?(?::=|[-+*]?=) ?\S|\w[\w.]{0,60}\(")
 _IMPORT = re.compile(
     r"(?:import|use|using|package|require|require_relative|extend|include|mod) [\w\"'{.:]+|from \S+ import |#include"
 )
@@ -88,7 +90,9 @@ class CodeCompressor:
         matches = sum(map(_is_code_line, code))
         if len(code) < 0.1 * len(sample) or matches < self.weights.min_code_share * len(code):
             return False
-        return has_numbers or any(line[0] in " \t" for line in sample)
+        if has_numbers or any(line[0] in " \t" for line in sample):
+            return True
+        return sum(map(_is_flush_code, stripped)) >= self.weights.min_flush_share * len(stripped)
 
     def compress(self, task: Task) -> CompressedPassage | None:
         """Keep the lines that match the question, and the definitions around them."""
@@ -164,6 +168,15 @@ def _is_code_line(line: str) -> bool:
     starts = line[0] in "[(" or _LINE_START.match(line) is not None
     ends = _LINE_END.search(line) is not None
     return (starts and ends) or ((starts or ends) and _EXPRESSION.search(line) is not None)
+
+
+def _is_flush_code(line: str) -> bool:
+    """Return True if a line begins like a statement or ends like one; output of tools rarely does."""
+    return (
+        line[-1:] in ";{}"
+        or line in _KEYWORD_LINES
+        or any(pattern.match(line) for pattern in (_LINE_START, _IMPORT, _DEFINITION, _COMMENT, _ASSIGNMENT))
+    )
 
 
 def find_headers(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:

@@ -228,20 +228,26 @@ def _split_tags(text: str) -> Envelope | None:
     """Split the output of a command in tags, such as `<returncode>0</returncode><output>...</output>`."""
     if not _TAGGED_OUTPUT.match(text):
         return None
-    sections: list[Section] = []
-    end = framed = position = 0
-    while len(sections) < MAX_SECTIONS and (opening := _OUTPUT_TAG.search(text, position)) is not None:
+    inner: list[tuple[int, int, str]] = []
+    position = 0
+    while len(inner) < MAX_SECTIONS and (opening := _OUTPUT_TAG.search(text, position)) is not None:
         position = text.find(f"</{opening[1]}>", opening.end())
         if position < 0:
             return None
         if position - opening.end() >= MIN_STRING_CHARACTERS:
-            sections.append(Section(text[end : opening.end()].strip("\n"), text[opening.end() : position].rstrip("\n")))
-            framed += opening.end() - end
-            end = position
-    framed += len(text) - end
-    if not sections or framed > min(MAX_FRAME_SHARE * len(text), MAX_FRAME_CHARACTERS):
+            inner.append((opening.end(), position, text[opening.end() : position].rstrip("\n")))
+    return _frame_sections(text, inner)
+
+
+def _frame_sections(text: str, inner: Sequence[tuple[int, int, str]]) -> Envelope | None:
+    """Return texts inside, given with their bounds, as sections; None if too much other text is around them."""
+    framed = len(text) - sum(end - start for start, end, _ in inner)
+    if not inner or framed > min(MAX_FRAME_SHARE * len(text), MAX_FRAME_CHARACTERS):
         return None
-    return Envelope(sections, text[end:].strip("\n"))
+    bounds = [0, *(bound for start, end, _ in inner for bound in (start, end))]
+    frames = [text[start:end].strip("\n") for start, end in zip(bounds[::2], bounds[1::2], strict=False)]
+    sections = [Section(frame, section) for frame, (_, _, section) in zip(frames, inner, strict=True)]
+    return Envelope(sections, text[bounds[-1] :].strip("\n"))
 
 
 def _open_repr(text: str) -> Envelope | None:
@@ -255,20 +261,13 @@ def _split_strings(text: str, pattern: re.Pattern[str]) -> Envelope | None:
     """Split a document that consists mostly of long strings with lines or JSON inside."""
     if len(text) < MIN_STRING_CHARACTERS:
         return None
-    sections: list[Section] = []
-    end = framed = 0
+    inner: list[tuple[int, int, str]] = []
     for match in pattern.finditer(text):
-        if match.end() - match.start() < MIN_STRING_CHARACTERS or len(sections) >= MAX_SECTIONS:
-            continue
-        inner = _decode_text(match[0])
-        if inner is not None:
-            sections.append(Section(text[end : match.start() + 1], inner))
-            framed += match.start() - end
-            end = match.end() - 1
-    framed += len(text) - end
-    if not sections or framed > min(MAX_FRAME_SHARE * len(text), MAX_FRAME_CHARACTERS):
-        return None
-    return Envelope(sections, text[end:].rstrip())
+        if match.end() - match.start() >= MIN_STRING_CHARACTERS and len(inner) < MAX_SECTIONS:
+            decoded = _decode_text(match[0])
+            if decoded is not None:
+                inner.append((match.start() + 1, match.end() - 1, decoded))
+    return _frame_sections(text.rstrip(), inner)
 
 
 def _decode_text(literal: str) -> str | None:

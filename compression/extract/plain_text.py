@@ -254,11 +254,11 @@ class PlainTextCompressor:
 
     def _lower_scores(self, task: Task, spans: Sequence[Span], structure: Structure, scores: list[float]) -> None:
         """Lower, in place, the scores of rules, of hints in brackets and, if something is wrong, of digests."""
+        for index in lines.find_hints(task.text, spans):
+            scores[index] *= self.weights.hint_factor
         for index, is_closer in enumerate(structure.closers):
             if is_closer:
                 scores[index] = 0.0
-            elif lines.is_hint(task.text, spans[index]):
-                scores[index] *= self.weights.hint_factor
         if diagnosis.asks_what_is_wrong(task.question):
             for index in diagnosis.find_boilerplate(task.text, spans):
                 scores[index] *= self.weights.boilerplate_factor

@@ -137,8 +137,8 @@ class ReportCompressor:
                 reported = rarity + weights.severity_scores[grades[index]] + reasons[index]
                 decay = sqrt(occurrence) if reasons[index] >= weights.essential_bonus else occurrence
                 scores.append(matches[index] * (0.5 + 0.5 / occurrence) + reported / decay)
-            if lines.is_hint(text, trace.spans[index]):
-                scores[index] *= weights.hint_factor
+        for index in lines.find_hints(text, trace.spans):
+            scores[index] *= weights.hint_factor
         boost_ends(scores, weights.edge_bonus)
         return scores
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from .core import severity
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.outliers import OutlierWeights
-from .core.word_search import WordFinder
 
 MAX_NAME_CHARACTERS = 60
 MIN_WORD_COLUMNS = 4  # separated by single blanks
@@ -110,7 +110,8 @@ def parse_table(text: str, weights: TableWeights) -> ParsedTable | None:
         return None
     spans = list(_iter_record_spans(text, table_format.separator))
     cells = _split_cells([text[start:end] for start, end in spans], table_format)
-    rules = set(_find_rule_lines(text, spans))
+    candidates = severity.find_lines_with_words(text, ("--", "==="), spans)
+    rules = {index for index in candidates if _RULE_LINE.match(text, *spans[index])}
     headers, header_rules = _find_headers(cells, table_format.width, rules)
     shown = [line for line in range(len(spans)) if line not in rules or line - 1 in header_rules]
     indices = {line: index for index, line in enumerate(shown)}
@@ -168,15 +169,6 @@ def _read_block(text: str, spans: Sequence[Span], header: int) -> ColumnBlock | 
 def _has_numbers(rows: Sequence[Sequence[str]]) -> bool:
     """Return True if a column other than the last one has only numbers."""
     return any(_NUMBERS.fullmatch(" ".join(column)) is not None for column in list(zip(*rows, strict=True))[:-1])
-
-
-def _find_rule_lines(text: str, spans: Sequence[Span]) -> Iterator[int]:
-    """Yield the indices of the lines that are rules; every rule contains two adjacent dashes, or three equals signs."""
-    starts = [start for start, _ in spans]
-    for mark in ("--", "==="):
-        for index in WordFinder(text, (mark,)).find_spans(mark, starts, spans):
-            if _RULE_LINE.match(text, *spans[index]):
-                yield index
 
 
 def _detect_format(sample: str, weights: TableWeights) -> _TableFormat | None:

@@ -136,14 +136,16 @@ class ToolLoop:
 
     async def _relay_error(self, reply: Reply) -> bool:
         payload = await reply.read()
-        if self._is_refused_for_length(reply.status, payload):
+        if await offload.run_for(len(payload), self._is_refused_for_length, reply.status, payload):
             self._is_too_long = True
             return True
         if self._has_started_stream:
-            await self._exchange.end_response(self._encode_upstream_error(payload, reply.status))
+            event = await offload.run_for(len(payload), self._encode_upstream_error, payload, reply.status)
+            await self._exchange.end_response(event)
         else:
             await relay.send_whole_body(self._exchange, reply.status, self._build_headers(reply), payload)
-            relay.record_reply_error(self._context, json_types.parse_object(payload))
+            error = await offload.run_for(len(payload), json_types.parse_object, payload)
+            relay.record_reply_error(self._context, error)
         self._context.usage = self._reply_filter.usage  # earlier rounds are billed
         return False
 
@@ -215,23 +217,25 @@ class ToolLoop:
     async def _relay_json(self, reply: Reply, payload: bytes) -> bool:
         work = offload.measure_work(payload)
         message = await offload.run_for(work, json_types.parse_object_exactly, payload)
-        if self._has_started_stream or (self._wants_stream and _may_hold_call(payload)):
+        is_searched = self._wants_stream or message is None
+        may_hold_call = is_searched and await offload.run_for(len(payload), _may_hold_call, payload)
+        if self._has_started_stream or (self._wants_stream and may_hold_call):
             return await self._relay_as_stream(reply, payload, message)
-        if message is None and (self._reply_filter.has_hidden_rounds or _may_hold_call(payload)):
+        if message is None and (self._reply_filter.has_hidden_rounds or may_hold_call):
             self._context.usage = self._reply_filter.usage  # earlier rounds are billed
             raise UpstreamError(502, "the upstream's reply is not valid JSON", code="invalid_reply")
         visible = message if message is None else await offload.run_for(work, self._reply_filter.filter_reply, message)
         self._facts = usage_fields.read_facts(message or {}, self._facts)
         self._context.usage, self._context.reply_facts = self._reply_filter.usage, self._facts
         if not self._context.usage and (received_text := self._context.count_received_text()) is not None:
-            received_text.feed_whole_reply(payload)
+            await offload.run_for(len(payload), received_text.feed_whole_reply, payload)
         if self._needs_next_round:
             return True
         if self._reply_filter.awaits_expansion and self._is_reply_empty:
             raise _no_answer_error()
         relay.record_reply_error(self._context, message)
         await self._store_hidden()
-        body = payload if visible is message else json_codec.dumps(visible)
+        body = payload if visible is message else await offload.run_for(work, json_codec.dumps, visible)
         await relay.send_whole_body(self._exchange, reply.status, self._build_headers(reply), body)
         return False
 
@@ -240,10 +244,12 @@ class ToolLoop:
         if message is None or has_error(message):
             self._context.outcome = "upstream_error"
             await self._start_stream(reply, is_whole=True)
-            await self._exchange.end_response(self._encode_upstream_error(payload, reply.status))
+            event = await offload.run_for(len(payload), self._encode_upstream_error, payload, reply.status)
+            await self._exchange.end_response(event)
             return False
         await self._start_stream(reply, is_whole=True)
-        await self._forward_events(reply_events.split_reply(self._adapter.name, message))
+        events = await offload.run_for(len(payload), reply_events.split_reply, self._adapter.name, message)
+        await self._forward_events(events)
         self._context.usage = self._reply_filter.usage
         return await self._end_stream()
 

@@ -23,6 +23,7 @@ EVENT_STREAM_HEADERS: RawHeaders = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
 ]
+PIECE_BYTES = 2**18  # of a long response, sent at once
 DISCONNECT_GRACE_SECONDS = 0.05  # a request that takes longer is watched for a disconnect
 
 
@@ -97,11 +98,19 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write_chunk(self, chunk: bytes) -> None:
-        """Send a chunk of the body; wait while the client is slow."""
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        """Send a chunk of the body; wait while the client is slow. Other requests run between pieces of a long one."""
+        if len(chunk) <= PIECE_BYTES:
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            return
+        for start in range(0, len(chunk), PIECE_BYTES):
+            await self.write_chunk(chunk[start : start + PIECE_BYTES])
+            await asyncio.sleep(0)
 
     async def end_response(self, chunk: bytes = b"") -> None:
         """Send the last chunk of the body."""
+        if len(chunk) > PIECE_BYTES:
+            await self.write_chunk(chunk)
+            chunk = b""
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def send_response(self, status: int, headers: RawHeaders, body: bytes) -> None:

@@ -62,10 +62,10 @@ class OpenBody(NamedTuple):
         Raises:
             UpstreamError: 502 for more than `MAX_BUFFERED_BYTES`.
         """
-        start = await self.read_start()
-        if len(start) > MAX_BUFFERED_BYTES:
+        parts, size = await self.read_parts()
+        if size > MAX_BUFFERED_BYTES:
             raise too_large_error()
-        return start
+        return await offload.run_for(size, b"".join, parts)
 
     async def iter_pieces(self) -> AsyncGenerator[bytes]:
         """Yield the whole body, as it arrives, in pieces that are quick to process."""
@@ -78,13 +78,13 @@ class OpenBody(NamedTuple):
             async for piece in sse.iter_pieces(chunk):
                 yield piece
 
-    async def read_start(self) -> bytes:
-        """Read the whole body, or the first bytes of one of more than `MAX_BUFFERED_BYTES`."""
+    async def read_parts(self) -> tuple[list[bytes], int]:
+        """Read the whole body, or the first parts of one of more than `MAX_BUFFERED_BYTES`, and return their size."""
         parts, size = [self.start], len(self.start)
         while size <= MAX_BUFFERED_BYTES and (chunk := await anext(self.chunks, b"")):
             parts.append(chunk)
             size += len(chunk)
-        return b"".join(parts)
+        return parts, size
 
 
 async def open_body(exchange: Exchange, reply: Reply, response_headers: RawHeaders) -> OpenBody:
@@ -123,25 +123,28 @@ async def relay_reply(
             await exchange.start_response(reply.status, mark_unbuffered(response_headers))
         await _relay_stream(exchange, context, body, adapter, strip_usage=strip_usage)
     else:
-        payload = await body.read_start()
-        if len(payload) > MAX_BUFFERED_BYTES:
-            await _relay_large_body(exchange, reply.status, response_headers, payload, body.chunks)
+        parts, size = await body.read_parts()
+        if size > MAX_BUFFERED_BYTES:
+            await _relay_large_body(exchange, reply.status, response_headers, parts, body.chunks)
             return
+        payload = await offload.run_for(size, b"".join, parts)
         message = await offload.run_for(len(payload), json_types.parse_object, payload.removeprefix(_BYTE_ORDER_MARK))
         record_reply_error(context, message)
         context.record_reply(message or {})
         if not context.usage and (received_text := context.count_received_text()) is not None:
-            received_text.feed_whole_reply(payload)
+            await offload.run_for(len(payload), received_text.feed_whole_reply, payload)
         await send_whole_body(exchange, reply.status, response_headers, payload)
 
 
 async def _relay_large_body(
-    exchange: Exchange, status: int, response_headers: RawHeaders, start: bytes, chunks: AsyncIterator[bytes]
+    exchange: Exchange, status: int, response_headers: RawHeaders, parts: list[bytes], chunks: AsyncIterator[bytes]
 ) -> None:
     """Relay a body that is too large to be held. Its usage stays unknown."""
     if not exchange.has_started:
         await exchange.start_response(status, response_headers)
-    await exchange.write_chunk(start)
+    for part in parts:
+        await exchange.write_chunk(part)
+        await asyncio.sleep(0)
     async for chunk in chunks:
         await exchange.write_chunk(chunk)
     await exchange.end_response()

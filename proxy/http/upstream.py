@@ -19,6 +19,7 @@ import aiohttp
 from yarl import URL
 
 from ...config.outbound_proxy import ProxyResolver, UnusableProxyError
+from ..protocols import offload
 from ..protocols.api_errors import ApiError, UpstreamError
 from .exchange import RawHeaders
 from .response_encodings import create_decoders
@@ -75,7 +76,7 @@ class UpstreamReply:
             size += len(chunk)
             if size > MAX_BUFFERED_BYTES:
                 raise too_large_error()
-        return b"".join(parts)
+        return await offload.run_for(size, b"".join, parts)
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """Yield the body in chunks as it arrives."""

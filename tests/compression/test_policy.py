@@ -310,6 +310,14 @@ def test_small_json_is_reformatted_and_other_small_outputs_are_kept() -> None:
     assert all(policy.compute_kind_target(kind, policy.WHOLE_TOKENS) is None for kind in KINDS if kind != "json")
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "code"])
+def test_outputs_keep_most_of_their_first_tokens(kind: str) -> None:
+    for tokens, least in ((900, 540), (5_000, 1_000)):
+        target = policy.compute_kind_target(kind, tokens)
+        assert target is not None
+        assert target >= least
+
+
 def test_size_curves_are_for_registered_kinds() -> None:
     assert set(policy.SIZE_CURVES) <= set(KINDS)
 

@@ -165,9 +165,13 @@ def join_wrapped(text: str, spans: Sequence[Span], firsts: Sequence[int], max_ch
     return joined
 
 
-def is_hint(text: str, span: Span) -> bool:
-    """Return True for a line in brackets, and for a hint of git."""
-    return _HINT.match(text, *span) is not None
+def find_hints(text: str, spans: Sequence[Span]) -> list[int]:
+    """Return the indices of the lines in brackets, and of the hints of git."""
+    return [
+        index
+        for index, (start, end) in enumerate(spans)
+        if (text[end - 1] in ") \t\r" or text[start] == "h") and _HINT.match(text, start, end)
+    ]
 
 
 def sample_lines(text: str, characters: int) -> list[str]:

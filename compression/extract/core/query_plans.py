@@ -29,18 +29,19 @@ def score_steps(
 
     A step's own time is without the steps below it. `parents` is the line that each line belongs to, or -1.
     """
+    if not steps:
+        return
     own = dict(steps)
-    for index, total in steps.items():
-        above = parents[index]
-        while above >= 0 and above not in steps:
-            above = parents[above]
-        if above >= 0:
-            own[above] -= total
-    longest = max(steps.values(), default=0.0)
+    above: list[int] = []  # the step that each line belongs to, directly or not
+    for index, parent in enumerate(parents):
+        above.append(parent if parent in steps or parent < 0 else above[parent])
+        if index in steps and above[index] >= 0:
+            own[above[index]] -= steps[index]
+    longest = max(steps.values())
     slow = sorted(own, key=lambda index: -own[index])[:MAX_STEPS]
     shares = {index: own[index] / longest for index in slow if own[index] > MIN_TIME_SHARE * longest}
     yield from shares.items()
     yield from (
-        (index, shares[above] / 2) for index, above in enumerate(parents) if above in shares and index not in own
+        (index, shares[parent] / 2) for index, parent in enumerate(parents) if parent in shares and index not in own
     )
-    yield from ((index, 1.0) for index, span in enumerate(spans) if steps and _TOTAL.match(text, *span))
+    yield from ((index, 1.0) for index, span in enumerate(spans) if _TOTAL.match(text, *span))

@@ -36,7 +36,8 @@ class RecordStarts:
 
     def find_cut(self, offset: int) -> int:
         """Return the offset of the first record that begins at or behind an offset; the text's length without one."""
-        return thinning.find_line(self.text, offset, lambda text, start: self._sign(text, start) in self._signatures)
+        text, sign, signatures = self.text, self._sign, self._signatures
+        return thinning.find_line(text, offset, lambda text, start: sign(text, start) in signatures)
 
     def _learn(self, sample: str) -> bool:
         spans = lines.find_line_spans(sample)

@@ -7,7 +7,7 @@ outcome are counted afterwards to correct it.
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, pairwise
+from itertools import chain, compress, pairwise
 from math import sqrt
 from operator import itemgetter
 
@@ -18,6 +18,7 @@ from .bm25 import Span
 from .scoring import number_occurrences
 
 MAX_EXACT_CHARACTERS = 12_000  # the tokens of a longer text are estimated from a sample
+MIN_CHARACTERS = 2_400  # units of little worth fill the target up to this size
 SAMPLE_SLICES = 16
 SLICE_CHARACTERS = 500
 
@@ -85,14 +86,21 @@ def compress_units(task: Task, units: Units) -> CompressedPassage | None:
 def drop_worthless_units(units: Units) -> None:
     """Remove, in place, units that are not worth their tokens from the ranking; the more look-alikes, the less worth.
 
-    The ninth look-alike needs three times the score of the first.
+    The ninth look-alike needs three times the score of the first. If less than `MIN_CHARACTERS` are worth their tokens,
+    the best of the others fill them up.
     """
-    min_score, scores = units.weights.min_score, units.scores
+    min_score, scores, spans = units.weights.min_score, units.scores, units.spans
     look_alikes = units.matches or units.templates
     ranks = number_occurrences(look_alikes[index] if look_alikes is not None else index for index in units.ranking)
-    units.ranking[:] = [
-        index for index, rank in zip(units.ranking, ranks, strict=True) if scores[index] >= min_score * sqrt(rank)
-    ]
+    is_worthy = [scores[index] >= min_score * sqrt(rank) for index, rank in zip(units.ranking, ranks, strict=True)]
+    room = MIN_CHARACTERS - _sum_character_cost(units, list(compress(units.ranking, is_worthy)))
+    for position, index in enumerate(units.ranking):
+        if room <= 0:
+            break
+        if not is_worthy[position]:
+            room -= spans[index][1] - spans[index][0] + 1
+            is_worthy[position] = room >= 0
+    units.ranking[:] = compress(units.ranking, is_worthy)
 
 
 def fit_target(

@@ -64,7 +64,7 @@ _EXIT_STATUS = re.compile(  # of a process that failed
 _HTTP_WORDS = ("http/", "status")
 _EXIT_WORDS = ("exit", "returncode", "return_code", "rc=", "rc:", 'rc"', "rc'", "restart count")
 
-_REPORT_WORDS = (*_WARNING_WORDS, *_ERROR_WORDS, *_VERDICT_WORDS)
+REPORT_WORDS = (*_WARNING_WORDS, *_ERROR_WORDS, *_VERDICT_WORDS, *_HTTP_WORDS, *_EXIT_WORDS)
 
 _COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
 _STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "pressure", "truncated")
@@ -121,12 +121,12 @@ def grade_lines(text: str, spans: Sequence[Span]) -> list[int]:
     """Grade each line: 0, WARNING, ERROR, or VERDICT for results of tests and builds."""
     grades = [0] * len(spans)
     starts = [start for start, _ in spans]
-    finder = WordFinder(lower(text), _REPORT_WORDS)
+    finder = WordFinder(lower(text), REPORT_WORDS)
     for grade, words in ((WARNING, _WARNING_WORDS), (ERROR, _ERROR_WORDS)):
         for word in words:
             for index in finder.find_spans(word, starts, spans, not_after="/#"):  # `/errors/7` reports no error
                 grades[index] = grade
-    for index, grade in iter_status_grades(text, spans):
+    for index, grade in iter_status_grades(text, finder, starts, spans):
         grades[index] = max(grades[index], grade)
     for candidates in (
         _find_verdict_openings(text, starts),
@@ -168,18 +168,45 @@ def _iter_word_matches(
             yield index, match
 
 
-def iter_status_grades(text: str, spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
-    """Yield the indices and grades of the lines with the status of a failed request or process."""
-    for index, match in _iter_word_matches(_HTTP_WORDS, _HTTP_STATUS, text, spans):
+def iter_status_grades(
+    text: str, finder: WordFinder, starts: Sequence[int], spans: Sequence[Span]
+) -> Iterator[tuple[int, int]]:
+    """Yield the indices and grades of the lines with the status of a failed request or process.
+
+    `finder` finds REPORT_WORDS in the text in lower case.
+    """
+    for index, match in _list_status_matches(_HTTP_STATUS, _HTTP_WORDS, text, finder, starts, spans):
         if match[1]:
             yield index, ERROR if match[1].startswith("5") else WARNING
-    for index, _ in _iter_word_matches(_EXIT_WORDS, _EXIT_STATUS, text, spans):
+    for index, _ in _list_status_matches(_EXIT_STATUS, _EXIT_WORDS, text, finder, starts, spans):
         yield index, ERROR
+
+
+def _list_status_matches(
+    pattern: re.Pattern[str],
+    words: Sequence[str],
+    text: str,
+    finder: WordFinder,
+    starts: Sequence[int],
+    spans: Sequence[Span],
+) -> list[tuple[int, re.Match[str]]]:
+    """Return the matches of a pattern, in the order of the text; each begins with one of the words in lower case."""
+    matches: list[tuple[int, re.Match[str]]] = []
+    for word in words:
+        start = finder.find(word, 0)
+        while start >= 0:
+            index, match = bisect_right(starts, start) - 1, pattern.match(text, start)
+            if index >= 0 and match is not None and match.end() <= spans[index][1]:
+                matches.append((index, match))
+            start = finder.find(word, start + len(word))
+    return sorted(matches, key=lambda item: item[1].start())
 
 
 def find_http_statuses(text: str, spans: Sequence[Span]) -> dict[int, str]:
     """Return the HTTP status of each line that names one."""
-    return {index: match[1] or match[2] for index, match in _iter_word_matches(_HTTP_WORDS, _HTTP_STATUS, text, spans)}
+    starts = [start for start, _ in spans]
+    matches = _list_status_matches(_HTTP_STATUS, _HTTP_WORDS, text, WordFinder(lower(text), _HTTP_WORDS), starts, spans)
+    return {index: match[1] or match[2] for index, match in matches}
 
 
 def lower(text: str) -> str:

@@ -115,13 +115,13 @@ def _score_pieces(task: Task, pieces: Sequence[Span]) -> list[float]:
     words = [(term[:MAX_TERM_CHARACTERS], weight) for term, weight in query.term_weights.items() if len(term) > 1]
     words += [(literal.lower(), query.parameters.literal_weight) for literal in query.literals]
     words += [(word, SEVERITY_WEIGHT) for word in _SEVERE_WORDS]
-    finder = WordFinder(lowered, [word for word, _ in words])
+    finder = WordFinder(lowered, [*(word for word, _ in words), *severity.REPORT_WORDS])
     for word, weight in words:
         hits = finder.find_spans(word, starts, pieces)
         worth = weight * log((len(pieces) + 1) / (len(hits) + 0.5))
         for index in hits:
             scores[index] += worth
-    for index, grade in severity.iter_status_grades(text, pieces):
+    for index, grade in severity.iter_status_grades(text, finder, starts, pieces):
         scores[index] += SEVERITY_WEIGHT * (grade >= severity.ERROR)
     return scores
 

@@ -5,7 +5,7 @@ so that nothing in it is odd. Linear in the text.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 from statistics import median_high
 
@@ -33,6 +33,8 @@ _WORDS = bytes(  # small letters, `0` for digits
 
 def find_odd_wordings(units: Sequence[str]) -> list[int]:
     """Return the indices of the few units that share hardly any pair of adjacent words with the others."""
+    if len(units) < MIN_UNITS:
+        return []
     if len(units) >= 2 * SAMPLED_RUNS * RUN_UNITS:
         starts = range(0, len(units), len(units) // SAMPLED_RUNS)
         sample = [unit for start in starts for unit in units[start : start + RUN_UNITS]]
@@ -52,30 +54,29 @@ def _is_formulaic(shares: dict[int, float]) -> bool:
 
 def _measure_common_shares(units: Sequence[str]) -> dict[int, float]:
     """Return the share of each unit's pairs that are common; of units with enough plain words."""
-    starts = [unit[:MAX_UNIT_CHARACTERS].replace("\n", " ") for unit in units]
-    kinds = terms.translate_ascii(" \n".join(starts) + " ", _KINDS, _list_kinds).split("\n")
-    compared = [index for index, kind in enumerate(kinds) if kind.count("aa ") >= MIN_WORDS]
-    pairs = [set(pairwise(words)) for words in _read_words([starts[index] for index in compared])]
-    frequencies = Counter(chain.from_iterable(pairs))
+    pairs = _read_pairs(dict.fromkeys(units))
+    frequencies = Counter(chain.from_iterable([pairs[unit] for unit in units if unit in pairs]))
     limit = max(MIN_FREQUENCY, MIN_FREQUENCY_SHARE * len(units))
     common = {pair for pair, count in frequencies.items() if count >= limit}
-    return {
-        index: len(unit_pairs & common) / len(unit_pairs)
-        for index, unit_pairs in zip(compared, pairs, strict=True)
-        if unit_pairs
-    }
+    shares = {unit: len(unit_pairs & common) / len(unit_pairs) for unit, unit_pairs in pairs.items()}
+    return {index: shares[unit] for index, unit in enumerate(units) if unit in shares}
+
+
+def _read_pairs(units: Iterable[str]) -> dict[str, set[tuple[str, str]]]:
+    """Return the pairs of adjacent words of units with enough plain words: small letters, and `0` for numbers."""
+    starts = {unit: unit[:MAX_UNIT_CHARACTERS].replace("\n", " ") for unit in units}
+    kinds = terms.translate_ascii(" \n".join(starts.values()) + " ", _KINDS, _list_kinds).split("\n")
+    compared = [unit for unit, kind in zip(starts, kinds, strict=True) if kind.count("aa ") >= MIN_WORDS]
+    plain = terms.translate_ascii("\n".join([starts[unit] for unit in compared]), _WORDS, _blank_others)
+    while "00" in plain:
+        plain = plain.replace("00", "0")
+    words = map(str.split, plain.replace("0", " 0 ").split("\n"))
+    pairs = {unit: set(pairwise(unit_words)) for unit, unit_words in zip(compared, words, strict=False)}
+    return {unit: unit_pairs for unit, unit_pairs in pairs.items() if unit_pairs}
 
 
 def _list_kinds(run: str) -> str:
     return "".join([" " if not terms.WORD.match(letter) else "0" if letter.isdecimal() else "a" for letter in run])
-
-
-def _read_words(units: Sequence[str]) -> list[list[str]]:
-    """Return the words of each unit in small letters, with `0` for each number."""
-    plain = terms.translate_ascii("\n".join(units), _WORDS, _blank_others)
-    while "00" in plain:
-        plain = plain.replace("00", "0")
-    return [unit.split() for unit in plain.replace("0", " 0 ").split("\n")] if units else []
 
 
 def _blank_others(run: str) -> str:

@@ -336,8 +336,8 @@ class JsonSelector:
                 for path, cells in zip(table.columns, table.cells, strict=True):
                     if path not in table.shared_values:
                         yield path[-1].strip('"'), cells, units
-            for path, nodes in zip(table.columns, table.nodes, strict=False):  # a narrow table has no nodes
-                cell_nodes = [cell for cell in nodes if cell is not None and cell in self._unit_indices]
+            for path, column in zip(table.columns, table.nodes, strict=False):  # a narrow table has no nodes
+                cell_nodes = [cell for cell in column if cell is not None and cell in self._unit_indices]
                 units = [self._unit_indices[cell] for cell in cell_nodes]
                 if any(len(self.groups[index]) > 1 for index in units):  # others are values with a path
                     yield path[-1].strip('"'), [self.text[cell.start : cell.end] for cell in cell_nodes], units

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clara_proxy.benchmarks import extract_speed
 from clara_proxy.compression import embeddings, registry
 from clara_proxy.compression.compressor import Gap, Task
 from clara_proxy.compression.extract.core import thinning
@@ -174,6 +175,7 @@ HOSTILE: dict[str, Callable[[int], str]] = {
     "titles and rules": lambda size: "  a b\n  ---\n  c\n" * (size // 17),
     "names": lambda size: "a.b/" * (size // 4) + "\n",
     "times": lambda size: "10:00:00 FAILED\n" * (size // 16),
+    **extract_speed.HOSTILE,
 }
 
 

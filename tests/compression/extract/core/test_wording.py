@@ -11,6 +11,16 @@ def test_a_remark_among_routine_messages_is_odd() -> None:
     assert wording.find_odd_wordings([*ROUTINE[:9], remark, *ROUTINE[9:]]) == [9]
 
 
+def test_a_remark_in_a_long_text_of_records_is_odd() -> None:
+    record = [*ROUTINE[:5], "x9 = 77", "y = 4", "z"]
+    units = [*record * 150, "ops moved the queue to another machine again", *record * 150]
+    assert wording.find_odd_wordings(units) == [1_200]
+
+
+def test_nothing_is_odd_among_few_units() -> None:
+    assert wording.find_odd_wordings([]) == wording.find_odd_wordings(["a remark"]) == []
+
+
 def test_nothing_is_odd_in_running_text() -> None:
     words = ["oak", "elm", "ash", "fir", "yew", "box", "bay", "fig", "nut", "pea", "rye", "hop"]
     units = [" ".join(words[index:] + words[:index])[::-1] + f" tale{words[index]}" for index in range(12)]
