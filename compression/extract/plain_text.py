@@ -309,9 +309,11 @@ def _thin(task: Task) -> Task:
     if not starts.is_known:
         return task
     spans = lines.find_line_spans(task.text)
+    lowered = severity.lower(task.text)
     asked = bm25.parse_query(answer_types.extract_last_question(task.question))
-    named = line_values.find_named_lines(task.text, spans, asked)
-    needed = [*starts.roots, *(spans[i][0] for i in named if len(named) <= MAX_NAMED_LINES)]
+    rare = {term: 1.0 for term in asked.term_weights if 0 < lowered.count(term) <= MAX_NAMED_LINES}
+    named = line_values.find_named_lines(task.text, spans, asked._replace(term_weights=rare)) if rare else []
+    needed = [*starts.roots, *(spans[index][0] for index in named)]
     if answer_types.list_directions(task.question):
         query = bm25.parse_query(task.question)
         needed += [spans[i][0] for i in line_values.find_asked_values(task.text, spans, task.question, query)]

@@ -51,6 +51,7 @@ CHARACTERS_PER_TOKEN = 4
 TURN_LEVEL = 8  # below the headings of a text
 MAX_INDENT_CHARACTERS = 12  # of a sentence, kept with it
 MIN_TURNS = 4  # of a transcript
+MIN_LABELS = 8  # with the same word
 DEFAULT_PROSE_WEIGHTS = ProseWeights()
 
 _UNDERLINE = re.compile(r"[=\-~^\"'`#*+.]{3,}\s*$")
@@ -64,6 +65,7 @@ _NUMBERED_TITLE = re.compile(  # `§ 4 Haftung`, `Article 12`, `3.1 Scope`
     r"[.):]?(?: [^\n]*[^\n.!?,;:])?$"
 )
 _TIME_OF_DAY = r"[\[(]?\d{1,2}:\d\d(?::\d\d)?(?:[.,]\d{1,3})?(?: ?[AaPp]\.?[Mm]\.?)?[\])]?"
+_LABEL = re.compile(r"([A-Z][a-z]{2,20}) #?\d{1,7}(?::|[ \t]*\n)")
 _TURN = re.compile(
     rf"(?:[-*] )?(?:{_TIME_OF_DAY}[ \t-]{{1,3}})?\*{{0,2}}[<\[]?([^\W\d_][\w .'’()-]{{0,40}}?)"
     r"(?:[>\]]:?|:)\*{0,2}:?[ \t]"
@@ -97,7 +99,8 @@ class ProseCompressor:
         text, weights = task.text, self.weights
         spans = find_sentences(text)
         turns = find_turns(text, spans)
-        parents = find_headings(text, spans, weights.max_heading_characters, turns)
+        labels = [] if turns else find_labels(text, spans)
+        parents = find_headings(text, spans, weights.max_heading_characters, [*turns, *labels])
         scores = self._score_sentences(task, spans, parents)
         answer_flags = answer_types.match_answer_type(text, spans, task.question, scores)
         grades = severity.grade_lines(text, spans)
@@ -115,7 +118,8 @@ class ProseCompressor:
         sections = _list_sections(text, spans, parents)
         for index, share in _spread(wording.find_odd_wordings(sentences), spans, sections, weights).items():
             scores[index] += weights.odd_wording_bonus * share
-        scores = [score / number for score, number in zip(scores, number_occurrences(sentences), strict=True)]
+        keys = list(zip(sentences, parents, strict=True)) if labels else sentences  # each record may say the same
+        scores = [score / number for score, number in zip(scores, number_occurrences(keys), strict=True)]
         required = _list_rare_failures(task, spans, grades, weights)
         indented = [(_find_line_start(text, start), end) for start, end in spans]
         return compress_units(
@@ -204,6 +208,18 @@ def find_turns(text: str, spans: Sequence[Span]) -> list[int]:
     turns = [index for index, speaker in speakers.items() if counts[speaker] > 1]
     is_transcript = len(turns) >= MIN_TURNS and len(turns) >= 0.7 * len(speakers) and len(counts) > 1
     return turns if is_transcript else []
+
+
+def find_labels(text: str, spans: Sequence[Span]) -> list[int]:
+    """Return the indices of the sentences that begin with a numbered label, such as `Review 7:`."""
+    labels: dict[int, str] = {}
+    for index, (start, end) in enumerate(spans):
+        if start == 0 or text[start - 1] in "\n\r":
+            match = _LABEL.match(text, start, end)
+            if match is not None:
+                labels[index] = match[1]
+    counts = Counter(labels.values())
+    return [index for index, label in labels.items() if counts[label] >= MIN_LABELS]
 
 
 def _find_heading_level(text: str, start: int, end: int, max_characters: int) -> int:

@@ -53,6 +53,8 @@ class TableCompressor:
         for row, bonus in self._iter_row_bonuses(text, table, task, query):
             scores[table.rows[row]] += bonus
         asked = {table.rows[row] for row in find_rows_with_value(table.columns, task.question, weights)}
+        for index in asked:
+            scores[index] += weights.value_bonus
         for index in {*table.rows[: weights.shown_rows], table.rows[-1]}:
             scores[index] += weights.edge_bonus
         rules = set(table.header_rules.values())
@@ -94,6 +96,7 @@ def iter_row_bonuses(question: str, blocks: Sequence[ColumnBlock]) -> Iterator[t
     query = bm25.parse_query(question, weights)
     for _, rows, names, columns in blocks:
         yield from ((rows[row], bonus) for row, bonus in iter_asked_rows(names, columns, question, query, weights))
+        yield from ((rows[row], weights.value_bonus) for row in find_rows_with_value(columns, question, weights))
         if len(rows) >= weights.min_rows:
             yield from ((rows[row], bonus) for row, bonus in find_odd_rows(names, columns, query, weights).items())
 
@@ -103,7 +106,6 @@ def iter_asked_rows(
 ) -> Iterator[tuple[int, float]]:
     """Yield the rows with the greatest, the least or the empty cells asked for, with their bonus."""
     bonus, count = weights.asked_bonus, weights.asked_rows
-    yield from ((row, weights.value_bonus) for row in find_rows_with_value(columns, question, weights))
     for least in answer_types.list_directions(question):
         named_columns = list(_iter_inner_columns(names, columns))
         rankings = line_values.rank_asked_columns(named_columns, question, query, count, least=least)
@@ -134,7 +136,7 @@ def find_rows_with_value(columns: Sequence[Sequence[str]], question: str, weight
     rows: set[int] = set()
     for cells in columns:
         frequencies = Counter(cells)
-        if len(frequencies) == len(cells):
+        if 2 * len(frequencies) > len(cells):
             continue
         limit = weights.max_value_share * len(cells)
         named = {value for value in frequencies if _is_asked_value(value.lower(), asked, words, stems)}

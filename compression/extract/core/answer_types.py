@@ -14,7 +14,10 @@ MAX_CHARACTERS = 400  # of a question, and of a unit
 MAX_UNITS = 300  # units examined, the best by score
 _MAX_QUESTION_TAIL = 4_000  # characters searched for the last question
 
-_CHANGED = r"(?:changed|modified|updated|created|added|written|edited|seen|touched|started|deployed|released)"
+_CHANGED = (
+    r"(?:changed|modified|updated|created|added|written|edited|seen|touched|started|deployed|released|published|opened|"
+    r"sent|received|ordered|built|installed|joined|hired)"
+)
 _GREATEST = re.compile(
     rf"\b(?:{_CHANGED} last|last {_CHANGED})\b|"
     r"\b(?:most|largest|biggest|highest|greatest|longest|strongest|newest|latest|youngest|slowest|max(?:imum)?|top|busiest|"
@@ -24,7 +27,7 @@ _GREATEST = re.compile(
     re.IGNORECASE,
 )
 _LEAST = re.compile(
-    r"\bout of (?:stock|space|quota|credit|ink)\b|"
+    rf"\bout of (?:stock|space|quota|credit|ink)\b|\b(?:{_CHANGED} first|first {_CHANGED})\b|"
     r"\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|cheapest|min(?:imum)?)\b|"
     r"\b(?:kleinst|niedrigst|kürzest|ältest)\w{0,2}\b|"
     r"\b(?:worst|poorest|weak|low|blame|drags?)\b(?=.{0,200}\bcover)|\bcover(?:age|ed)\b.{0,200}\b(?:worst|poor|low|down|blame)",
@@ -40,7 +43,7 @@ _AGE_WORDS = (
 )
 # A question about one of these reads the columns and fields whose names match.
 _MEASURES = (
-    (r"memory|\bram\b|speicher|mémoire", r"mem(?:ory)?|%mem|rss|res|pss|vsz"),
+    (r"memory|\bram\b|speicher|mémoire", r"mem(?:ory)?|ram|%mem|rss|res|pss|vsz"),
     (r"\bcpus?\b|processor|busiest|busy|hottest|load", r"%?cpu(?:perc)?|%?util|load"),
     (
         r"\bspace\b|\bdisk|size|larg|\bbig|heav|storage|full|platz|groß|größ",

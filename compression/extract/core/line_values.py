@@ -28,11 +28,12 @@ MAX_ODD_SHARE = 0.1  # pairs with an odd flag or without a value, at most
 MAX_NAMES = 30  # words of the question that may be keys
 
 _FIELD = re.compile(
-    r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?"
+    r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=|]\s{0,20}[\"']?"
     r"([-+]?\d[\d.,]{0,20}(?:[kKMGT](?![a-z])| ?[kKMGT]?i?[bB]\b)?)"
 )
-_INLINE_FIELD = re.compile(  # `seconds="12"`, `<price>12</price>`
-    r"(?<![\w.-])([A-Za-z][\w.-]{0,40})(?:=[\"']?|>)([-+]?\d[\d.,]{0,20}[kKMGT]?)(?![\w-])"
+_INLINE_FIELD = re.compile(  # `seconds="12"`, `<price unit="EUR">12</price>`
+    r"(?:(?<![\w.-])([A-Za-z][\w.-]{0,40})=[\"']?|<([A-Za-z][\w.-]{0,40})(?:\s[^<>\n]{0,80})?>)"
+    r"([-+]?\d[\d.,]{0,20}[kKMGT]?)(?![\w-])"
 )
 _MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
 _MONTH = r"((?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec))"
@@ -144,10 +145,9 @@ def _find_date_fields(text: str, spans: Sequence[Span]) -> list[list[tuple[int, 
         match = _DATE_FIELD.match(text, *span)
         if match is not None:
             name, iso, month, day, time, year, other_day, other_month, other_year, other_time = match.groups()
-            if iso is None:
-                number = _MONTHS.find(month or other_month) // 3 + 1
-                date = f"{year or other_year}-{number:02}-{int(day or other_day):02} {time or other_time}"
-            fields.setdefault(name, []).append((index, iso or date))
+            number = _MONTHS.find(month or other_month or "") // 3 + 1
+            date = iso or f"{year or other_year}-{number:02}-{int(day or other_day):02} {time or other_time}"
+            fields.setdefault(name, []).append((index, date))
     return [values for values in fields.values() if len(values) >= MIN_COLUMN_LINES]
 
 
@@ -160,18 +160,18 @@ def _read_field(text: str, span: Span) -> list[tuple[str, str]]:
 def _read_inline_fields(text: str, span: Span) -> list[tuple[str, str]]:
     """Return the keys and the numbers of a line such as `<job id="a" seconds="12">` and `3 files, 12 insertions`."""
     nouns = ((noun, number) for number, noun in _COUNTED_NOUN.findall(text, *span))
-    return [*_INLINE_FIELD.findall(text, *span), *nouns]
+    return [*((key or tag, number) for key, tag, number in _INLINE_FIELD.findall(text, *span)), *nouns]
 
 
 def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, str]]]:
     """Yield the columns of numbers of lines with columns, such as those of `du` and `git diff --stat`."""
     step = max(1, len(spans) // SAMPLED_ROWS)
-    sample = [text[start:end].split(None, MAX_COLUMNS)[:MAX_COLUMNS] for start, end in spans[::step]]
+    sample = [_split_words(text[start:end], MAX_COLUMNS) for start, end in spans[::step]]
     counts = [sum(len(row) > column and is_quantity(row[column]) for row in sample) for column in range(MAX_COLUMNS)]
     numeric = [column for column, count in enumerate(counts) if 2 * count >= MIN_NUMERIC_SHARE * len(sample)]
     if not numeric:
         return
-    rows = [text[start:end].split(None, numeric[-1] + 1)[: numeric[-1] + 1] for start, end in spans]
+    rows = [_split_words(text[start:end], numeric[-1] + 1) for start, end in spans]
     for column in numeric:
         values = [
             (index, row[column])
@@ -180,6 +180,12 @@ def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, 
         ]
         if len(values) >= max(MIN_COLUMN_LINES, MIN_NUMERIC_SHARE * len(rows)):
             yield values
+
+
+def _split_words(line: str, count: int) -> list[str]:
+    """Return the first words of a line, without brackets."""
+    plain = line.replace("(", " ").replace(")", " ") if "(" in line else line
+    return plain.split(None, count)[:count]
 
 
 def find_status_lines(text: str, spans: Sequence[Span]) -> list[int]:

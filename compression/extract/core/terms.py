@@ -93,7 +93,7 @@ def is_unspaced(character: str) -> bool:
 @cache
 def _list_abbreviations() -> dict[str, list[str]]:
     """Return the abbreviations that commands print, by the stem of the word."""
-    entries = [entry.split() for entry in _ABBREVIATIONS.split(",")]
+    entries: list[list[str]] = [list[str](entry.split()) for entry in _ABBREVIATIONS.split(",")]
     return {stem(word): abbreviations for word, *abbreviations in entries}
 
 

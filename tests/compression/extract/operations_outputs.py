@@ -51,6 +51,14 @@ PLAN = """\
 """
 
 OPERATIONS: dict[str, ToolOutput] = {
+    "XML: the cheapest": ToolOutput(
+        "Which CD is the cheapest?",
+        "  <CD>\n    <TITLE>Album {i}</TITLE>\n    <PRICE>1{i}.90</PRICE>\n  </CD>\n",
+        (r"<TITLE>Album 44</TITLE>\n +<PRICE>7.20<",),
+        {44: ("144.90", "7.20")},
+        before="<CATALOG>\n",
+        after="</CATALOG>\n",
+    ),
     "kubectl top pods": ToolOutput(
         "Which pod uses the most memory?",
         "prod          svc-{i}-{h}                   {i}m          9{i}Mi\n",

@@ -111,3 +111,14 @@ def test_a_sentence_of_a_mail_brings_its_header() -> None:
     out = compress_text("prose", "\n-----\n\n".join(map(write_mail, range(15))), "When do the crates leave?", 4)
     before = out[: out.index("dock nine")]
     assert before[before.rindex("From: ") :].startswith("From: Clerk 7 ")
+
+
+def test_equal_sentences_of_numbered_records_all_count() -> None:
+    def write_review(index: int) -> str:
+        fact = " The lift was out of order." if index % 25 == 4 else ""
+        return f"Review {index}: The room was fine and breakfast was {SMALL_TALK[index % 3].split()[0].lower()}.{fact}"
+
+    out = compress_text("prose", "\n\n".join(map(write_review, range(150))), "Which reviews mention the lift?", 4)
+    assert [index for index in range(150) if f"{write_review(index)}\n" in f"{out}\n" and index % 25 == 4] == [
+        *range(4, 150, 25)
+    ]

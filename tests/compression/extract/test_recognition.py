@@ -31,3 +31,13 @@ def test_code_with_line_numbers_is_recognised_as_code() -> None:
     numbered = "\n".join(f"{number:6}\t{line}" for number, line in enumerate(CODE.split("\n"), start=1))
     assert registry.find_compressor(numbered).name == "code"
     assert "class Store7(Base):" in compress_text("code", numbered, "Which line sets staged_7 in write_7?", ratio=9)
+
+
+def test_a_list_of_dotted_settings_is_no_search_result() -> None:
+    text = "\n".join(f"kern.part{index}.limit: {index}" for index in range(60))
+    assert registry.find_compressor(text).name == "lines"
+
+
+def test_an_archive_of_files_is_a_listing_and_not_a_log() -> None:
+    text = "\n".join(f"-rw-r--r-- 0/0   13{index} 1985-10-26 08:15 notes/n{index}.html" for index in range(60))
+    assert registry.find_compressor(text).name == "listing"

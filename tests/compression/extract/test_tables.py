@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from clara_proxy.compression import registry
 from clara_proxy.compression.compressor import Gap
 from clara_proxy.compression.extract import table_parser
-from clara_proxy.compression.extract.tables import DEFAULT_TABLE_WEIGHTS, TableCompressor
+from clara_proxy.compression.extract.tables import DEFAULT_TABLE_WEIGHTS, TableCompressor, find_rows_with_value
 from clara_proxy.compression.markers import render
 
 from .samples import CODE, LISTING, LOG, PROSE, SEARCH, TESTS, count_left_out, list_pieces, run_compressor
@@ -206,3 +206,26 @@ def test_the_rarest_values_come_before_values_that_are_somewhat_rare() -> None:
     kept = "\n".join(list_pieces(passage))
     assert "150,0.04,1,LEAKED" in kept
     assert "300,-0.02,4,BLOCKED" in kept
+
+
+@pytest.mark.parametrize(
+    ("question", "rows"),
+    [
+        ("Which units are masked?", {1, 4, 7}),
+        ("Which units are not enabled?", {1, 4, 7}),
+        ("Which unit failed?", set[int]()),
+        ("Which units are enabled?", set[int]()),  # most are
+    ],
+)
+def test_every_row_with_the_asked_value_is_found(question: str, rows: set[int]) -> None:
+    columns = [[f"u{index}" for index in range(9)], ["masked" if index % 3 == 1 else "enabled" for index in range(9)]]
+    assert find_rows_with_value(columns, question, DEFAULT_TABLE_WEIGHTS) == rows
+
+
+def test_the_greatest_expense_is_the_least_number() -> None:
+    lines = [f"{index % 28 + 1}.09.2026;Kiosk;Rechnung {index};{-3 - (index * 7) % 90},10" for index in range(150)]
+    lines[57], lines[90] = "30.09.2026;Finanzamt;Steuer;-912,00", "30.09.2026;Acme;Lohn;3900,00"
+    text = "\n".join(["Tag;Empfaenger;Zweck;Betrag", *lines])
+    passage = run_compressor(TableCompressor(), text, "Was war die höchste Ausgabe?", 9, fills_target=False)
+    assert passage is not None
+    assert "Finanzamt" in render(passage, None)

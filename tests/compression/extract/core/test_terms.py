@@ -67,3 +67,18 @@ def test_terms_of_any_word_are_not_empty_and_deterministic(text: str) -> None:
         assert word_terms
         assert all(word_terms)
         assert len(word_terms) <= 2 * len(word) + 2
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("Which pods are ready?", "pod"),
+        ("How many CPUs are there?", "cpu"),
+        ("Co říká deklarace o mučení?", "mučen"),
+        ("शिक्षणाच्या हक्काबद्दल काय?", "शिक्षण"),
+        ("What is the host name?", "hostname"),
+        ("How much memory does the database take?", "size.db.mem"),
+    ],
+)
+def test_other_forms_of_a_word_match(question: str, text: str) -> None:
+    assert _score(question, [text, "zzz"])[0] > 0
