@@ -17,7 +17,10 @@ def turn(role: Role, *texts: str, call: ToolCall | None = None, index: int = 0) 
 def find(
     turns: Sequence[Turn], *, has_tools: bool = True, query: str | None = None, is_long: bool = True
 ) -> list[Passage]:
-    return passages.find_passages(turns, PassageOptions(has_tools, lambda _: is_long, query))[0]
+    def is_text_long(_: str) -> bool:
+        return is_long
+
+    return passages.find_passages(turns, PassageOptions(has_tools, is_text_long, query))[0]
 
 
 def questions(turns: Sequence[Turn], query: str | None = None) -> list[str]:

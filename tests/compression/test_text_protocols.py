@@ -48,8 +48,12 @@ def turn(role: Role, *texts: str) -> Turn:
     return Turn(role, tuple(TextSlot((role, *texts, index), text) for index, text in enumerate(texts)))
 
 
+def is_long(text: str) -> bool:
+    return len(text) > 600
+
+
 def find(turns: Sequence[Turn]) -> list[Passage]:
-    results, _ = passages.find_passages(turns, PassageOptions(has_tools=False, is_long=lambda text: len(text) > 600))
+    results, _ = passages.find_passages(turns, PassageOptions(has_tools=False, is_long=is_long))
     return [passage for passage in results if passage.role == "tool"]
 
 
