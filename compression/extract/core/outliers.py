@@ -136,10 +136,14 @@ def _find_rare_values(values: Sequence[str], weights: OutlierWeights) -> list[in
 
 
 def _find_rare_shapes(values: Sequence[str], weights: OutlierWeights) -> list[int]:
-    """Return the values of another form than nearly all others, such as `1.4.0-SNAPSHOT` among `1.3.2` and `1.12.0`."""
+    """Return the values of another form than nearly all others: `1.4.0-SNAPSHOT` among `1.3.2` and `1.12.0`.
+
+    In a short column these may be two or three: `Active` and `Idle (Admin)` among 30 numbers.
+    """
     shapes = _SHAPE_PARTS.sub("a", "\0".join(values)).split("\0")  # many times as fast as one by one
     shape, frequency = Counter(shapes).most_common(1)[0]
-    if len(shapes) != len(values) or len(values) - frequency > len(values) * weights.max_odd_share:
+    limit = max(len(values) * weights.max_odd_share, min(weights.max_far_numbers, len(values) // 8))
+    if len(shapes) != len(values) or len(values) - frequency > limit:
         return []
     return [index for index, other in enumerate(shapes) if other != shape]
 

@@ -46,3 +46,9 @@ def test_outliers_of_any_values_are_ordered_and_few(values: list[str]) -> None:
     assert len(indices) <= len(values) / 2
     assert all(values[index] for index in indices)
     assert len(find_extremes(values)) <= 2
+
+
+def test_a_few_words_among_numbers_are_odd() -> None:
+    prefixes = [str(7919 * index % 9973) for index in range(34)]
+    assert find_outliers([*prefixes[:9], "Idle (Admin)", *prefixes[9:], "Active"]) == [9, 35]
+    assert find_outliers(["12", "Active", "Idle (Admin)", "7", "31", "5", "81", "90", "3"]) == []
