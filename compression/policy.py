@@ -24,7 +24,7 @@ DEDUPABLE_REASONS = frozenset({"file-read", "all-signal", "too-short"})  # not c
 COMPRESSED_REASONS = frozenset({None, "old"})
 PRUNABLE_REASONS = frozenset({None, "file-read", "all-signal"})  # outputs skipped for other reasons are never pruned
 WHOLE_TOKENS = 400  # tool outputs up to this size stay whole if no ratio was asked for
-MIN_KEPT_TOKENS, MIN_KEPT_SHARE = 1000, 0.6  # a longer output's target is at least the smaller of the two
+MIN_KEPT_SHARE, MIN_KEPT_TOKENS = 0.6, 1000  # least target of a longer output: this share of its tokens, up to so many
 DEDUP_SIZE_SHARE = 1 / 3  # of `min_tokens`: repeats may be smaller, as nothing is lost with them
 _EXPAND_CALL = re.compile(r"clara_expand|/v1/retrieve/[0-9a-f]{12}")
 

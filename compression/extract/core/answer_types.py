@@ -27,10 +27,10 @@ _GREATEST = re.compile(
     re.IGNORECASE,
 )
 _LEAST = re.compile(
-    rf"\bout of (?:stock|space|quota|credit|ink)\b|\b(?:{_CHANGED} first|first {_CHANGED})\b|"
+    rf"\bout of (?:stock|space|quota|credit)\b|\b(?:{_CHANGED} first|first {_CHANGED})\b|"
     r"\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|cheapest|min(?:imum)?)\b|"
     r"\b(?:kleinst|niedrigst|kürzest|ältest)\w{0,2}\b|"
-    r"\b(?:worst|poorest|weak|low|blame|drags?)\b(?=.{0,200}\bcover)|\bcover(?:age|ed)\b.{0,200}\b(?:worst|poor|low|down|blame)",
+    r"\b(?:worst|poor(?:est)?|weak(?:est)?|low)\b(?=.{0,200}\bcover)|\bcover(?:age|ed)\b.{0,200}\b(?:worst|poor|low|down)",
     re.IGNORECASE,
 )
 EMPTY = re.compile(
