@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..compressor import CompressedPassage, Gap, Task
 from ..markers import render
-from .core import lines
+from .core import line_values, lines
 from .core.base_weights import ExtractWeights, weight
 from .core.bm25 import Span
 from .core.outliers import rank_numbers
@@ -42,7 +42,6 @@ _ATTRIBUTES = re.compile(
 )
 _SUPERLATIVE = re.compile(r"\b(?:largest|biggest|smallest)\b", re.IGNORECASE)
 _AGE = re.compile(r"\b(?:newest|latest|most recent(?:ly)?|last|oldest|earliest)\b", re.IGNORECASE)
-_MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
 _DATE = re.compile(
     r"\s(?:(?P<iso>\d{4}-\d\d-\d\d(?: \d\d:\d\d)?)|(?P<name>[A-Z][a-z]{2}) {1,2}(?P<day>\d{1,2}) "
     r"{1,2}(?:(?P<time>\d\d:\d\d)|(?P<year>\d{4})))\s"
@@ -134,7 +133,7 @@ def _rank_entries(text: str, spans: Sequence[Span], question: str, count: int) -
         return []
     entries = [index for index, (start, _) in enumerate(spans) if text[start] in "-l"]
     matches = {index: match for index in entries if (match := _DATE.search(text, *spans[index])) is not None}
-    months = {_MONTHS.find(match["name"]) // 3 for match in matches.values() if match["time"] and match["name"]}
+    months = {line_values.find_month(match["name"]) for match in matches.values() if match["time"] and match["name"]}
     spans_new_year = bool(months & {0, 1, 2}) and bool(months & {9, 10, 11})
     dates = {index: _order_date(match, spans_new_year=spans_new_year) for index, match in matches.items()}
     return sorted(dates, key=dates.__getitem__, reverse=not age[0].lower().startswith(("old", "earl")))[:count]
@@ -144,7 +143,7 @@ def _order_date(match: re.Match[str], *, spans_new_year: bool) -> tuple[str, int
     """Return a key that sorts dates of `ls -l`; a date of the last six months has a time instead of its year."""
     if match["iso"]:
         return match["iso"], 0, "", ""
-    month = _MONTHS.find(match["name"]) // 3
+    month = line_values.find_month(match["name"])
     year = match["year"] or ("9998" if spans_new_year and month > 5 else "9999")
     return year, month, match["day"].rjust(2), match["time"] or ""
 

@@ -112,6 +112,11 @@ def rank_asked_columns(
     return rankings if any(rows for _, rows in rankings) else []
 
 
+def find_month(name: str) -> int:
+    """Return the index of a month, 0 for `Jan`; -1 for other text."""
+    return _MONTHS.find(name) // 3
+
+
 def has_asked_fields(text: str, spans: Sequence[Span], question: str, query: Query) -> bool:
     """Return True if the lines have dates or numbers in fields that a question for an extreme names."""
     if not answer_types.list_directions(question):
@@ -145,7 +150,7 @@ def _find_date_fields(text: str, spans: Sequence[Span]) -> list[list[tuple[int, 
         match = _DATE_FIELD.match(text, *span)
         if match is not None:
             name, iso, month, day, time, year, other_day, other_month, other_year, other_time = match.groups()
-            number = _MONTHS.find(month or other_month or "") // 3 + 1
+            number = find_month(month or other_month or "") + 1
             date = iso or f"{year or other_year}-{number:02}-{int(day or other_day):02} {time or other_time}"
             fields.setdefault(name, []).append((index, date))
     return [values for values in fields.values() if len(values) >= MIN_COLUMN_LINES]
